@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 .PHONY: demo test test-all check bench clean
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "adapterhub needs Python 3.10 or newer"'
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "adapterhub needs Python 3.11 or newer"'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'

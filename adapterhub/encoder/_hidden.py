@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from adapterhub.encoder._cache import EncodingCache
 from adapterhub.errors import InputError
@@ -92,14 +90,16 @@ class HiddenStateEncoder:
             raise InputError(f"An encoding is finite. The model of {self._fingerprint} gave NaN. Check its weights.")
         return pooled
 
-    @torch.inference_mode()
     def _pool(self, rows: list[list[int]]) -> NDArray[np.float32]:
+        import torch
+
         length = max(len(row) for row in rows)
         device = self._backbone.device
         # Padded here and on the right, with any id: masked, it changes nothing, and the tokenizer need not know a pad token.
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)  # (b, t)
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)  # (b, t)
-        hidden: Tensor = self._backbone(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (b, t, d)
+        with torch.inference_mode():
+            hidden = self._backbone(input_ids=ids, attention_mask=mask).last_hidden_state.float()  # (b, t, d)
         weight = mask.unsqueeze(-1).to(hidden.dtype)
         mean = (hidden * weight).sum(dim=1) / weight.sum(dim=1)
         pooled: NDArray[np.float32] = torch.nn.functional.normalize(mean, dim=-1).cpu().numpy()

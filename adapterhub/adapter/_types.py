@@ -16,8 +16,8 @@ class LowRank:
     """One adapter's factors at one module of the base.
 
     With `x` the module's input, `y` its output and `z` the one of the two that `reads` names, the adapter adds
-    `act(z downᵀ + bias) up + up_bias` to `y`. LoRA (Hu et al. 2021) reads the input with the identity as activation; the
-    bottleneck (Houlsby et al. 2019) reads the output. The scale is folded into `up`.
+    `act(z downᵀ + bias) up + up_bias` to `y`. LoRA (Hu et al. 2021) reads the input with the identity as activation;
+    the bottleneck (Houlsby et al. 2019) reads the output. The scale is folded into `up` and `up_bias`.
 
     Args:
         down: (rank, d_z).
@@ -25,7 +25,7 @@ class LowRank:
         reads: Which side of the module `down` reads.
         activation: `identity`, `relu`, `gelu` or `silu`.
         bias: (rank,), added before the activation.
-        up_bias: (d_out,), added with the gate.
+        up_bias: (d_out,), the scale folded in, added with the gate.
     """
 
     down: torch.Tensor

@@ -28,10 +28,14 @@ def check_texts(texts: Sequence[str]) -> list[str]:
     rows = list(texts)
     foreign = [f"{row} ({type(text).__name__})" for row, text in enumerate(rows) if not isinstance(text, str)]
     if foreign:
-        raise InputError(f"A text is a string. Found other types in rows {', '.join(foreign)}. Convert them with str().")
+        raise InputError(
+            f"A text is a string. Found other types in rows {', '.join(foreign)}. Convert them with str()."
+        )
     empty = [str(row) for row, text in enumerate(rows) if not text.strip()]
     if empty:
-        raise InputError(f"A text has at least one visible character. Found none in row {', '.join(empty)}. Leave it out.")
+        raise InputError(
+            f"A text has at least one visible character. Found none in row {', '.join(empty)}. Leave it out."
+        )
     return rows
 
 

@@ -72,7 +72,7 @@ class HiddenStateEncoder:
             (len(texts), dimension), float32, each row of unit length.
 
         Raises:
-            InputError: If a text is empty, not a string or without a token, or the model gives a vector that is not finite.
+            InputError: If a text is empty, not a string or without a token, or its vector is not finite.
         """
         return self._cache.encode(texts, self._compute, self._dimension)
 
@@ -95,7 +95,7 @@ class HiddenStateEncoder:
 
         length = max(len(row) for row in rows)
         device = self._backbone.device
-        # Padded here and on the right, with any id: masked, it changes nothing, and the tokenizer need not know a pad token.
+        # Padded here, on the right and with any id: it is masked, and the tokenizer need not know a pad token.
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], device=device)  # (b, t)
         mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)  # (b, t)
         with torch.inference_mode():
@@ -110,7 +110,9 @@ def _check_length(max_length: int | None, config: Any) -> int:
     positions = int(getattr(config, "max_position_embeddings", None) or 256)
     length = min(positions, 256) if max_length is None else max_length
     if not 0 < length <= positions:
-        raise InputError(f"`max_length` is between 1 and the model's {positions} positions. Found {max_length}. Lower it.")
+        raise InputError(
+            f"`max_length` is between 1 and the model's {positions} positions. Found {max_length}. Lower it."
+        )
     return length
 
 

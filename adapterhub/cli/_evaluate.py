@@ -1,0 +1,80 @@
+"""`eval`: base, own adapter and routed, for every task."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.progress import Progress
+from rich.table import Table
+
+from adapterhub.cli._options import JsonOption, RegistryOption, open_registry
+from adapterhub.cli._print import err, out, print_json
+from adapterhub.errors import InputError
+
+if TYPE_CHECKING:
+    from adapterhub.evaluation import EvaluationRow, TaskReport
+    from adapterhub.registry import Registry
+
+__all__ = ["evaluate_command"]
+
+
+def evaluate_command(
+    tasks: Annotated[list[str] | None, typer.Argument(help="Names of tasks. Default: all that have rows.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with <task>/test.jsonl. Default: eval.jsonl beside each card.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many rows a task.")] = None,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure every task: bare base, own adapter, routed; routing accuracy; negative transfer."""
+    from adapterhub.evaluation import evaluate
+    from adapterhub.model import RoutedModel
+
+    known = open_registry(registry)
+    rows = _rows(known, tasks or [], data, limit)
+    model = RoutedModel.from_pretrained(registry=known)
+    with Progress(console=err, transient=True) as progress:
+        bar = progress.add_task("rows", total=sum(map(len, rows.values())))
+        reports = evaluate(model, rows, lambda done: progress.advance(bar, done))
+    total = sum(r.rows for r in reports)
+    routing = sum(r.routing * r.rows for r in reports) / total
+    if json:
+        print_json(
+            {"tasks": [asdict(r) | {"margin": r.margin} for r in reports], "routing_accuracy": routing, "rows": total}
+        )
+        return
+    out.print(_table(reports))
+    out.print(f"routing accuracy {routing:.1%} on {total} inputs that are not among the cards' examples")
+
+
+def _rows(known: Registry, names: list[str], data: Path | None, limit: int | None) -> dict[str, list[EvaluationRow]]:
+    """The rows of each task; of the named ones all must be there."""
+    from adapterhub.evaluation import read_evaluation_rows
+
+    found, missing = {}, []
+    for name in names or sorted(known):
+        path = data / name / "test.jsonl" if data else known.root / name / "eval.jsonl"
+        task = known[name]
+        if path.is_file() and task.adapter is not None:
+            found[name] = read_evaluation_rows(path, task, limit)
+        elif names:
+            missing.append(f"{name}: {'no adapter' if path.is_file() else f'no file {path}'}")
+    if missing or not found:
+        listed = "; ".join(missing) or "none"
+        raise InputError(f"A task is evaluated on rows of its own and has an adapter. Found {listed}. Give --data FOLDER.")
+    return found
+
+
+def _table(reports: list[TaskReport]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("task", "rows", "metric", "base", "own", "margin", "routed", "routing", "negative transfer"):
+        table.add_column(heading, justify="left" if heading in ("task", "metric") else "right", no_wrap=True)
+    for r in reports:
+        margin = f"[{'green' if r.margin > 0 else 'red'}]{r.margin:+.3f}[/]"
+        cells = (r.task, str(r.rows), r.metric, f"{r.base:.3f}", f"{r.own:.3f}", margin, f"{r.routed:.3f}")
+        table.add_row(*cells, f"{r.routing:.1%}", f"{r.negative_transfer:.1%}")
+    return table

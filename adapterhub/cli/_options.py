@@ -1,0 +1,45 @@
+"""Options that several commands share, and what they open."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapterhub.errors import InputError
+from adapterhub.registry import Registry
+
+__all__ = ["JsonOption", "RegistryOption", "YesOption", "open_registry"]
+
+RegistryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--registry",
+        "-r",
+        envvar="ADAPTERHUB_REGISTRY",
+        help="Folder of cards. Default: ./registry if it is one, else the bundled registry.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def open_registry(folder: Path | None) -> Registry:
+    """The registry that the options name.
+
+    Raises:
+        InputError: If the folder does not exist.
+    """
+    if folder is None:
+        from adapterhub.model import bundled_registry
+
+        local = Path("registry")
+        folder = local if (local / "_group.yaml").is_file() else bundled_registry()
+    if not folder.is_dir():
+        raise InputError(
+            f"A registry is a folder of cards. Found no folder {os.fspath(folder)!r}. "
+            "Give --registry, or create it with: adapterhub new GROUP/TASK --registry FOLDER"
+        )
+    return Registry(folder)

@@ -1,0 +1,67 @@
+"""`run` and `route`: answer a text; say who would."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from adapterhub.cli._options import JsonOption, RegistryOption, open_registry
+from adapterhub.cli._print import decision_dict, decision_tree, err, out, print_json, spoken
+from adapterhub.errors import InputError
+
+__all__ = ["route", "run"]
+
+
+def _texts(texts: list[str] | None) -> list[str]:
+    """The arguments, or the lines of standard input."""
+    if texts:
+        return texts
+    if sys.stdin.isatty():
+        raise InputError('There is at least one text. Found none. Give it in quotes: adapterhub run "What is 2 + 3?"')
+    return [line.rstrip("\n") for line in sys.stdin if line.strip()]
+
+
+def run(
+    texts: Annotated[list[str] | None, typer.Argument(help="Inputs; without any, one a line from standard input.")] = None,
+    registry: RegistryOption = None,
+    base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. Default: what the cards name.")] = None,
+    task: Annotated[str | None, typer.Option("--task", "-t", help="Answer with this task instead of routing.")] = None,
+    num_predictions: Annotated[int, typer.Option("--num-predictions", "-n", help="At most so many answers.")] = 5,
+    k: Annotated[int, typer.Option("-k", help="At most so many adapters for an input.")] = 1,
+    json: JsonOption = False,
+) -> None:
+    """Answer texts, each through the adapters that the router picks for it."""
+    from adapterhub.model import RoutedModel
+
+    inputs = _texts(texts)
+    model = RoutedModel.from_pretrained(base, open_registry(registry), k=k)
+    found = model.predictions(inputs, [task] * len(inputs), num_predictions if json else 1)
+    if json:
+        print_json(found[0].to_dict() if len(found) == 1 else [p.to_dict() for p in found])
+        return
+    for prediction in found:
+        out.print(spoken(prediction), markup=False)
+        err.print(f"[dim]{prediction.task or 'base model'}[/]")
+
+
+def route(
+    texts: Annotated[list[str] | None, typer.Argument(help="Inputs; without any, one a line from standard input.")] = None,
+    registry: RegistryOption = None,
+    k: Annotated[int, typer.Option("-k", help="At most so many adapters for an input.")] = 1,
+    under: Annotated[str, typer.Option(help="Only tasks below this group.")] = "",
+    json: JsonOption = False,
+) -> None:
+    """Say which adapters would answer, and why: the tree with probabilities."""
+    from adapterhub.encoder import SentenceEncoder
+    from adapterhub.router import Router
+
+    decisions = Router(open_registry(registry), SentenceEncoder()).decide(_texts(texts), k, under=under)
+    if json:
+        print_json(decision_dict(decisions[0]) if len(decisions) == 1 else [decision_dict(d) for d in decisions])
+        return
+    for decision in decisions:
+        out.print(decision.text, style="bold", markup=False)
+        out.print(decision_tree(decision))

@@ -1,0 +1,63 @@
+"""`train`: a task's adapter from rows of data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from adapterhub.cli._options import JsonOption, RegistryOption, open_registry
+from adapterhub.cli._print import err, out, print_json
+
+__all__ = ["train"]
+
+
+def train(
+    name: Annotated[str, typer.Argument(help="Name of a task that has a card.")],
+    data: Annotated[str, typer.Option("--data", "-d", help="JSONL, CSV or Parquet file, or a name of `datasets`.")],
+    validation: Annotated[str | None, typer.Option(help="Rows to validate on. Default: a tenth of the data.")] = None,
+    method: Annotated[Literal["lora", "bottleneck"], typer.Option(help="Kind of adapter.")] = "lora",
+    rank: Annotated[int, typer.Option(help="Rank of LoRA, width of the bottleneck.")] = 16,
+    learning_rate: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 1e-3,
+    epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
+    batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many validations without gain.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of order, dropout and initial weights.")] = 0,
+    checkpoints: Annotated[Path | None, typer.Option(help="Folder for checkpoints.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    registry: RegistryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Train the adapter of a task and register it as a new version."""
+    from adapterhub.training import Trainer
+
+    trainer = Trainer(
+        open_registry(registry),
+        method=method,
+        rank=rank,
+        learning_rate=learning_rate,
+        epochs=epochs,
+        batch_size=batch_size,
+        validation={name: validation} if validation else 0.1,
+        patience=patience,
+        seed=seed,
+        checkpoints=checkpoints,
+        resume=resume,
+    )
+    result = trainer.fit({name: data})[name]
+    if json:
+        print_json(
+            {
+                "task": result.task,
+                "steps": result.steps,
+                "seconds": result.seconds,
+                "train_loss": result.train_loss,
+                "validation_loss": result.validation_loss,
+                result.metric_name: result.metric,
+                "folder": str(result.folder),
+            }
+        )
+        return
+    out.print(f"{result.metric_name} {result.metric:.3f} after {result.steps} steps, {result.seconds:.0f} s", markup=False)
+    err.print(f'[dim]Next: adapterhub run -t {name} "…"[/]')

@@ -1,0 +1,114 @@
+"""The model card of a pushed task: its front matter is what the Hub's search reads."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from adapterhub.hub._urls import check_path, check_repo_id
+from adapterhub.task import Head, Task
+
+__all__ = ["model_card"]
+
+_PIPELINES: dict[Head, str] = {
+    "generation": "text-generation",
+    "classification": "text-classification",
+    "token-classification": "token-classification",
+    "regression": "text-classification",
+}
+_CLASSES: dict[Head, str] = {
+    "generation": "AutoModelForCausalLM",
+    "classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "regression": "AutoModelForSequenceClassification",
+}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def model_card(task: Task, *, repo_id: str = "", path_in_repo: str = "") -> str:
+    """Writes the README of a task folder on the Hub, with front matter.
+
+    Only what the card states is written: a metric that was not measured does not appear. Names that cannot be ids on
+    the Hub (a base model or a dataset given by a path or in words) are in the text and not in the front matter.
+
+    Args:
+        task: The task.
+        repo_id: `org/repo` it is pushed to; without it the text has no lines of code that load the adapter.
+        path_in_repo: Folder inside the repository; empty for its root.
+    """
+    data = _front_matter(task)
+    ModelCard(text := f"---\n{data.to_yaml()}\n---\n\n{_body(task, repo_id, path_in_repo)}")  # parses it back
+    return text
+
+
+def _front_matter(task: Task) -> ModelCardData:
+    data = ModelCardData(
+        library_name="peft",
+        base_model=task.base_model if _is_model_id(task.base_model) else None,
+        license=task.license or None,
+        pipeline_tag=_PIPELINES[task.head],
+        tags=["adapterhub", *task.tags],
+        datasets=[name for name in task.datasets if _HUB_ID.fullmatch(name)] or None,
+        metrics=sorted(task.metrics) or None,
+        model_name=task.name,
+        eval_results=_results(task) or None,
+    )
+    if data.eval_results is None:  # without results the client would write the name under a key the Hub does not know
+        data.pop("model_name")
+    return data
+
+
+def _results(task: Task) -> list[EvalResult]:
+    dataset = ", ".join(task.datasets) or task.name
+    return [
+        EvalResult(
+            task_type=_PIPELINES[task.head],
+            task_name=task.name,
+            dataset_type=task.datasets[0] if task.datasets else task.name,
+            dataset_name=dataset,
+            metric_type=metric,
+            metric_name=metric,
+            metric_value=value,
+        )
+        for metric, value in sorted(task.metrics.items())
+    ]
+
+
+def _is_model_id(base_model: str) -> bool:
+    return "/" in base_model and _HUB_ID.fullmatch(base_model) is not None
+
+
+def _body(task: Task, repo_id: str, path_in_repo: str) -> str:
+    facts = [
+        f"- Base model: {task.base_model or 'not stated'}",
+        f"- Head: {task.head}" + (f" over {', '.join(task.labels)}" if task.labels else ""),
+        f"- Trained on: {', '.join(task.datasets) or 'not stated'}",
+        *(f"- {metric}: {value:g}" for metric, value in sorted(task.metrics.items())),
+    ]
+    parts = [f"# {task.name}", task.description, "\n".join(facts), "## Prompt", _block(task.prompt)]
+    if task.examples:
+        parts += ["## Inputs it is for", *map(_block, task.examples)]
+    if repo_id:
+        parts += ["## Use", _usage(task, check_repo_id(repo_id), check_path(path_in_repo))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _usage(task: Task, repo_id: str, path: str) -> str:
+    subfolder = f', subfolder="{path}"' if path else ""
+    count = {"generation": "", "regression": ", num_labels=1"}.get(task.head, f", num_labels={len(task.labels)}")
+    return _block(
+        f"""\
+        import adapterhub  # only a bottleneck adapter needs this line
+        from peft import PeftModel
+        from transformers import {_CLASSES[task.head]}
+
+        base = {_CLASSES[task.head]}.from_pretrained("{task.base_model}"{count})
+        model = PeftModel.from_pretrained(base, "{repo_id}"{subfolder})"""
+    )
+
+
+def _block(text: str) -> str:
+    # Indented, not fenced: a prompt may itself hold a fence.
+    return textwrap.indent(textwrap.dedent(text), "    ", lambda _: True)

@@ -1,0 +1,255 @@
+"""A router in front of an engine: texts in, answers out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from adapterhub.encoder import Encoder, SentenceEncoder
+from adapterhub.engine import Engine
+from adapterhub.errors import InputError, TaskNotFoundError
+from adapterhub.model._answers import classified, entities, number, sequences
+from adapterhub.model._base import bundled_registry, load_base
+from adapterhub.model._prediction import Answer, Entity, Prediction
+from adapterhub.registry import Registry
+from adapterhub.route import Route
+from adapterhub.router import Router, RoutingPolicy
+from adapterhub.task import Task
+from adapterhub.training import base_id, is_decoder
+
+__all__ = ["RoutedModel"]
+
+_BASE_TASK = Task(name="base", description="The base model alone.")
+
+
+class RoutedModel:
+    """One frozen base model that answers each input through the adapters that the router picks for it.
+
+    Args:
+        engine: Runs batches whose rows have their own routes.
+        tokenizer: The base model's tokenizer.
+        registry: The tasks.
+        router: Picks adapters for texts.
+        k: At most so many adapters for an input.
+
+    Raises:
+        InputError: If `k` is below 1.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: PreTrainedTokenizerBase,
+        registry: Registry,
+        router: RoutingPolicy,
+        *,
+        k: int = 1,
+    ) -> None:
+        if k < 1:
+            raise InputError(f"k is at least 1. Found {k}. Give k=1 for the single best adapter.")
+        self.engine, self.tokenizer, self.registry, self.router, self.k = engine, tokenizer, registry, router, k
+        self._known: set[str] = set()
+        self._last = is_decoder(engine.model.config)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str | Path | None = None,
+        registry: Registry | str | Path | None = None,
+        *,
+        k: int = 1,
+        encoder: Encoder | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> RoutedModel:
+        """Load a base model and put a router over a registry in front of it.
+
+        Args:
+            base: Folder or Hub id of the base; by default the one that the registry's cards name.
+            registry: A registry or its folder; by default the bundled one.
+            k: At most so many adapters for an input.
+            encoder: Text encoder of the router; by default all-MiniLM-L6-v2.
+            dtype: Type of the base's weights in memory.
+
+        Raises:
+            InputError: If the base cannot be loaded, or none is given and the registry's tasks name none or several.
+        """
+        tasks = registry if isinstance(registry, Registry) else Registry(registry or bundled_registry())
+        folder = str(base) if base is not None else _only_base(tasks)
+        model, tokenizer = load_base(folder, dtype)
+        engine = Engine(model, model_id=base_id(folder))
+        return cls(engine, tokenizer, tasks, Router(tasks, encoder or SentenceEncoder()), k=k)
+
+    def generate(self, texts: Sequence[str], tasks: Sequence[str | None] | None = None) -> list[str]:
+        """The best answer to each text, as text.
+
+        Args:
+            texts: Inputs of any kind, mixed freely.
+            tasks: The task of each text, or None to let the router decide.
+        """
+        return [spoken(p.predictions) for p in self.predictions(texts, tasks)]
+
+    def predict(self, text: str, task: str | None = None, num_predictions: int = 5) -> dict[str, object]:
+        """The best answers to a text with their scores.
+
+        Args:
+            text: The input.
+            task: Name of the task, or None to let the router decide.
+            num_predictions: At most so many answers. Entities are all returned.
+
+        Returns:
+            The keys `task`, `input`, `predictions`, `scores` (descending, in [0, 1]) and `adapters` (name and gate), for
+            every head; see `Prediction`.
+        """
+        return self.predictions([text], [task], num_predictions)[0].to_dict()
+
+    def predictions(
+        self, texts: Sequence[str], tasks: Sequence[str | None] | None = None, num_predictions: int = 1
+    ) -> list[Prediction]:
+        """The answers to a batch of texts, each through its own route.
+
+        Args:
+            texts: Inputs of any kind, mixed freely.
+            tasks: The task of each text, or None to let the router decide.
+            num_predictions: At most so many answers to each text.
+
+        Raises:
+            InputError: If a text is empty or too long for the base, a number is below 1, or the lengths differ.
+            TaskNotFoundError: If a task is unknown, or has no adapter.
+        """
+        if num_predictions < 1:
+            raise InputError(f"num_predictions is at least 1. Found {num_predictions}. Give 1 for the best answer only.")
+        if not texts:
+            return []
+        routes = self._routes(texts, tasks)
+        heads = [self.registry[r.adapters[0]] if r.adapters else _BASE_TASK for r in routes]
+        answers: list[tuple[list[Answer], list[float]]] = [([], [])] * len(texts)
+        generating = [i for i, task in enumerate(heads) if task.head == "generation"]
+        reading = [i for i, task in enumerate(heads) if task.head != "generation"]
+        for rows, run in ((generating, self._generate), (reading, self._read)):
+            if rows:
+                found = run([texts[i] for i in rows], [heads[i] for i in rows], [routes[i] for i in rows], num_predictions)
+                for i, answer in zip(rows, found, strict=True):
+                    answers[i] = answer
+        return [
+            Prediction(
+                task=route.adapters[0] if route.adapters else None,
+                input=text,
+                predictions=tuple(predictions),
+                scores=tuple(scores),
+                adapters=tuple(zip(route.adapters, route.gates, strict=True)),
+            )
+            for text, route, (predictions, scores) in zip(texts, routes, answers, strict=True)
+        ]
+
+    def base_predictions(self, texts: Sequence[str], task: Task) -> list[Prediction]:
+        """What the bare base writes for a task's prompts: the point of comparison.
+
+        Args:
+            texts: Inputs.
+            task: A generating task, for its template and its length.
+        """
+        found = self._generate(list(texts), [task] * len(texts), [Route()] * len(texts), 1)
+        return [Prediction(None, text, tuple(a), tuple(s), ()) for text, (a, s) in zip(texts, found, strict=True)]
+
+    def _routes(self, texts: Sequence[str], tasks: Sequence[str | None] | None) -> list[Route]:
+        """The route of each text: the given task, or the router's choice."""
+        given = list(tasks) if tasks is not None else [None] * len(texts)
+        if len(given) != len(texts):
+            raise InputError(f"There is one task for each text. Found {len(given)} for {len(texts)}. Use None to route.")
+        for position, text in enumerate(texts):
+            if not text.strip():
+                raise InputError(f"A text has at least one visible character. Found {text!r} at {position}. Leave it out.")
+        open_rows = [i for i, name in enumerate(given) if name is None]
+        chosen = iter(self.router.route([texts[i] for i in open_rows], self.k)) if open_rows else iter(())
+        return [next(chosen) if name is None else self._named(name) for name in given]
+
+    def _named(self, name: str) -> Route:
+        if self.registry[name].adapter is None:
+            raise TaskNotFoundError(f"A task needs an adapter to answer. {name!r} has none. Train it: adapterhub train {name}")
+        return Route.to(name)
+
+    def _placed(self, route: Route) -> Route:
+        """The same route in the engine's names, `task@hash`, so that a replaced adapter is never mistaken for the old."""
+        names = []
+        for name in route.adapters:
+            task = self.registry[name]
+            key = f"{name}@{task.sha256}"
+            if key not in self._known:
+                folder = self.registry.adapter_path(name)
+                assert folder is not None, "routes name tasks with adapters only"
+                self.engine.add(key, folder, sha256=task.sha256)
+                self._known.add(key)
+            names.append(key)
+        return Route(tuple(names), route.gates)
+
+    def encode(self, prompts: list[str], side: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokenise prompts.
+
+        Args:
+            prompts: Texts in their card's template.
+            side: `left` to generate, `right` to read.
+
+        Returns:
+            Token ids and attention mask, (rows, tokens) int64 each.
+        """
+        batch = self.tokenizer(
+            prompts, return_tensors="pt", padding=True, padding_side=side, return_token_type_ids=False
+        ).to(self.engine.device)
+        return batch["input_ids"], batch["attention_mask"]
+
+    def _generate(
+        self, texts: list[str], tasks: list[Task], routes: list[Route], count: int
+    ) -> list[tuple[list[Answer], list[float]]]:
+        """Greedy for one answer, beams for several; the score is the probability of the whole sequence."""
+        ids, mask = self.encode([task.format(text) for task, text in zip(tasks, texts, strict=True)], "left")
+        result = self.engine.generate(
+            ids,
+            mask,
+            [self._placed(route) for route in routes],
+            max_new_tokens=max(task.max_new_tokens for task in tasks),
+            num_beams=count,
+            num_return_sequences=count,
+            do_sample=False,
+            length_penalty=0.0,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        return sequences(result, self.tokenizer, ids.shape[1], [task.max_new_tokens for task in tasks], count)
+
+    def _read(
+        self, texts: list[str], tasks: list[Task], routes: list[Route], count: int
+    ) -> list[tuple[list[Answer], list[float]]]:
+        """One pass over the backbone, each row's own head on top."""
+        prompts = [task.format(text) for task, text in zip(tasks, texts, strict=True)]
+        ids, mask = self.encode(prompts, "right")
+        outputs = self.engine.forward(ids, mask, [self._placed(route) for route in routes])
+        found = []
+        for text, task, prompt, logits in zip(texts, tasks, prompts, outputs, strict=True):
+            if task.head == "classification":
+                found.append(classified(logits, task.labels, count))
+            elif task.head == "regression":
+                found.append(number(logits))
+            else:
+                found.append(entities(logits, task, text, prompt, self.tokenizer, last=self._last))
+        return found
+
+
+def spoken(predictions: tuple[Answer, ...]) -> str:
+    """Answers as one line: the best text, label or number, or all entities."""
+    if not predictions:
+        return ""
+    if isinstance(predictions[0], Entity):
+        return ", ".join(f"{p.text} ({p.label})" for p in predictions if isinstance(p, Entity))
+    return str(predictions[0])
+
+
+def _only_base(registry: Registry) -> str:
+    """The base that all cards of the registry share."""
+    bases = sorted({registry.base_path(name) for name in registry})
+    if len(bases) != 1:
+        found = ", ".join(bases) or "none"
+        raise InputError(f"Without `base`, all tasks of a registry name the same one. Found {found}. Give `base`.")
+    return bases[0]

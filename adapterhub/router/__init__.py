@@ -1,0 +1,22 @@
+"""Who is called: texts in, routes out. The router knows cards and vectors, never the base model's tensors."""
+
+from adapterhub.router._background import Background
+from adapterhub.router._calibration import Calibration
+from adapterhub.router._epoch import Epoch
+from adapterhub.router._router import Router
+from adapterhub.router._statistics import Sums
+from adapterhub.router._types import Candidate, Decision, Policy, RoutingPolicy, TaskSource, VectorsOfTask
+
+__all__ = [
+    "Background",
+    "Calibration",
+    "Candidate",
+    "Decision",
+    "Epoch",
+    "Policy",
+    "Router",
+    "RoutingPolicy",
+    "Sums",
+    "TaskSource",
+    "VectorsOfTask",
+]

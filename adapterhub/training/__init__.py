@@ -1,0 +1,29 @@
+"""The workshop: trains one adapter for each task with PEFT, and leaves a sealed PEFT folder behind."""
+
+from __future__ import annotations
+
+from adapterhub.training._adapt import linear_targets
+from adapterhub.training._base import base_id, is_decoder, load_tokenizer
+from adapterhub.training._checkpoint import Evaluation
+from adapterhub.training._encode import encode_prompt
+from adapterhub.training._loop import DivergedError
+from adapterhub.training._result import FitResult
+from adapterhub.training._rows import DataSource
+from adapterhub.training._trainer import Trainer
+from adapterhub.training._words import align_words, join_words, split_words
+
+__all__ = [
+    "DataSource",
+    "DivergedError",
+    "Evaluation",
+    "FitResult",
+    "Trainer",
+    "align_words",
+    "base_id",
+    "encode_prompt",
+    "is_decoder",
+    "join_words",
+    "linear_targets",
+    "load_tokenizer",
+    "split_words",
+]

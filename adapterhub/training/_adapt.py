@@ -1,0 +1,119 @@
+"""Putting one PEFT adapter on a base and taking it off again."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from adapterhub.errors import InputError
+from adapterhub.methods import BottleneckConfig
+from adapterhub.training._base import HEADS
+
+__all__ = ["adapted", "adapter_config", "linear_targets"]
+
+_TASK_TYPES = {
+    "generation": "CAUSAL_LM",
+    "classification": "SEQ_CLS",
+    "regression": "SEQ_CLS",
+    "token-classification": "TOKEN_CLS",
+}
+
+
+def linear_targets(model: PreTrainedModel) -> list[str]:
+    """Suffixes of the names of all linear modules of the backbone, as PEFT's `target_modules` matches them.
+
+    The list is explicit, so that the saved configuration means the same modules on every copy of the base. A bare name
+    such as `dense` is lengthened where it would also match a module outside the layers, such as BERT's pooler.
+
+    Args:
+        model: The base with any head.
+
+    Returns:
+        Sorted suffixes.
+
+    Raises:
+        InputError: If the backbone has no linear module.
+    """
+    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    linears = [name for name, module in model.base_model.named_modules() if isinstance(module, nn.Linear | Conv1D)]
+    wanted = {prefix + name for name in linears if not name.startswith("pooler")}
+    if not wanted:
+        raise InputError(f"{type(model).__name__} has no linear modules to adapt. Name modules in `targets`.")
+    others = [name for name, _ in model.named_modules() if name not in wanted]
+    suffixes = set()
+    for name in wanted:
+        leaf = name.rpartition(".")[2]
+        clash = any(other == leaf or other.endswith(f".{leaf}") for other in others)
+        suffixes.add(_within_layer(name) if clash else leaf)
+    return sorted(suffixes)
+
+
+def _within_layer(name: str) -> str:
+    """The part of a module's name behind the last layer number."""
+    parts = name.split(".")
+    numbers = [position for position, part in enumerate(parts) if part.isdigit()]
+    return ".".join(parts[numbers[-1] + 1 :]) if numbers else name
+
+
+def adapter_config(
+    model: PreTrainedModel, head: str, *, method: str, rank: int, alpha: float | None, targets: Sequence[str] | None
+) -> PeftConfig:
+    """The PEFT configuration of a new adapter.
+
+    Args:
+        model: The base with its head.
+        head: The card's head.
+        method: `lora` or `bottleneck`.
+        rank: LoRA's rank or the bottleneck's width.
+        alpha: What is added has the scale `alpha / rank`; by default 2 for LoRA and 1 for the bottleneck.
+        targets: Suffixes of module names; by default all linear modules for LoRA, the method's own for the bottleneck.
+    """
+    task_type = _TASK_TYPES[head]
+    if method == "bottleneck":
+        scaling = 1.0 if alpha is None else alpha / rank
+        chosen = None if targets is None else list(targets)
+        return BottleneckConfig(task_type=task_type, r=rank, scaling=scaling, target_modules=chosen)
+    chosen = list(targets) if targets else linear_targets(model)
+    return LoraConfig(
+        task_type=task_type,
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,
+        target_modules=chosen,
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
+    )
+
+
+@contextmanager
+def adapted(model: PreTrainedModel, config: PeftConfig) -> Iterator[Any]:
+    """The base with a fresh adapter for the length of the block; afterwards the base is what it was.
+
+    The adapter is always called `default`: PEFT matches adapter names as parts of parameter names, so a task's name
+    could lose or swap other tensors.
+
+    Args:
+        model: The base with its head.
+        config: The adapter's configuration.
+
+    Raises:
+        InputError: If the targets match no module that the method can adapt.
+    """
+    heads = {name: getattr(model, name) for name in HEADS if hasattr(model, name)}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT still calls transformers' old checkpointing names
+            wrapped: PeftModel = get_peft_model(model, config, adapter_name="default")
+    except ValueError as error:
+        raise InputError(f"The adapter does not go on {type(model).__name__}: {error}") from error
+    try:
+        yield wrapped
+    finally:
+        wrapped.unload()
+        for name, module in heads.items():  # PEFT leaves its wrapper around the trained copy
+            setattr(model, name, module)

@@ -1,0 +1,176 @@
+"""A run's state in one safetensors file: nothing is pickled, and the file is replaced in one step."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from adapterhub.errors import InputError, IntegrityError
+
+__all__ = ["Checkpoint", "Evaluation", "Progress"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One look at the validation rows.
+
+    Args:
+        step: Steps done.
+        train_loss: Mean loss of the batches since the last look.
+        validation_loss: Mean validation loss, or None without validation rows.
+        metric: The head's metric, or None where it is not measured on the way (generation).
+    """
+
+    step: int
+    train_loss: float
+    validation_loss: float | None
+    metric: float | None
+
+
+@dataclass
+class Progress:
+    """How far a run is; all of it goes into the checkpoint.
+
+    Args:
+        step: Steps done.
+        seconds: Time spent, earlier sessions included.
+        losses: Sum of the losses since the last evaluation.
+        since: Number of those losses.
+        best: The best evaluation's key, less is better; empty before the first.
+        misses: Evaluations since the best.
+        stopped: Whether early stopping ended the run.
+        history: All evaluations.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    losses: float = 0.0
+    since: int = 0
+    best: tuple[float, ...] = ()
+    misses: int = 0
+    stopped: bool = False
+    history: list[Evaluation] = field(default_factory=list)
+
+
+class Checkpoint:
+    """The checkpoint of one task's run.
+
+    Args:
+        folder: Where `checkpoint.safetensors` lies.
+        run: What the run depends on; a checkpoint of another run is refused.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, object]) -> None:
+        self.path = folder / "checkpoint.safetensors"
+        self._run = json.loads(json.dumps(run))
+
+    def save(
+        self,
+        progress: Progress,
+        weights: Mapping[str, torch.Tensor],
+        best: Mapping[str, torch.Tensor],
+        optimizer: Any,
+        scheduler: Any,
+    ) -> None:
+        """Write the whole state, durably and atomically."""
+        tensors = {f"weights.{name}": tensor.detach() for name, tensor in weights.items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+        tensors["random.torch"] = torch.get_rng_state()
+        state = {
+            "run": self._run,
+            "progress": vars(progress) | {"history": [vars(entry) for entry in progress.history]},
+            "scheduler": scheduler.state_dict(),
+            "random": _random_states(),
+        }
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_suffix(".new")
+        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, aside, {"state": json.dumps(state)})
+        with aside.open("rb") as written:
+            os.fsync(written.fileno())
+        aside.replace(self.path)
+
+    def restore(
+        self, weights: Mapping[str, torch.Tensor], optimizer: Any, scheduler: Any
+    ) -> tuple[Progress, dict[str, torch.Tensor]]:
+        """Put the saved state back into weights, optimizer, scheduler and random generators.
+
+        Returns:
+            The progress and the best weights so far.
+
+        Raises:
+            IntegrityError: If the file is damaged.
+            InputError: If it belongs to a run with other settings, data or base.
+        """
+        state, tensors = self._read()
+        self._check(state["run"])
+        with torch.no_grad():
+            for name, parameter in weights.items():
+                parameter.copy_(tensors[f"weights.{name}"])
+        saved = optimizer.state_dict()
+        saved["state"] = _nested(tensors, "optimizer.")
+        optimizer.load_state_dict(saved)
+        scheduler.load_state_dict(state["scheduler"])
+        for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+        _set_random_states(state["random"], tensors["random.torch"])
+        fields = dict(state["progress"])
+        fields["best"] = tuple(fields["best"])
+        fields["history"] = [Evaluation(**entry) for entry in fields["history"]]
+        return Progress(**fields), {n[5:]: tensor for n, tensor in tensors.items() if n.startswith("best.")}
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        try:
+            with safe_open(self.path, "pt") as file:
+                state = json.loads(file.metadata()["state"])
+                return state, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise IntegrityError(
+                f"{self.path}: not a whole checkpoint ({error}). Delete it, or train with resume=False."
+            ) from error
+
+    def _check(self, run: Mapping[str, object]) -> None:
+        names = sorted(run.keys() | self._run.keys())
+        faults = [
+            f"  {name}: {run.get(name)!r} then, {self._run.get(name)!r} now."
+            for name in names
+            if run.get(name) != self._run.get(name)
+        ]
+        if faults:
+            raise InputError(
+                f"{self.path}: a run resumes with what it began with. Use it, or train with resume=False. Found:\n"
+                + "\n".join(faults)
+            )
+
+
+def _nested(tensors: Mapping[str, torch.Tensor], prefix: str) -> dict[int, dict[str, torch.Tensor]]:
+    """`<prefix><index>.<key>` to `{index: {key: tensor}}`."""
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith(prefix):
+            index, _, key = name[len(prefix) :].partition(".")
+            found.setdefault(int(index), {})[key] = tensor
+    return found
+
+
+def _random_states() -> dict[str, Any]:
+    kind, keys, *rest = np.random.get_state()
+    return {"python": random.getstate(), "numpy": [kind, np.asarray(keys).tolist(), *rest]}
+
+
+def _set_random_states(state: Mapping[str, Any], torch_state: torch.Tensor) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(torch_state)

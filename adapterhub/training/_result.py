@@ -1,0 +1,91 @@
+"""What a fit hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from adapterhub.task import Task
+from adapterhub.training._checkpoint import Evaluation, Progress
+from adapterhub.training._prepare import Prepared
+from adapterhub.training._score import METRICS, Score
+
+__all__ = ["FitResult", "result"]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What came of training one task.
+
+    Args:
+        task: The card with the measured metric, and with the adapter's version if it was registered.
+        steps: Steps done.
+        seconds: Time spent in the loop, resumed sessions included.
+        train_loss: Mean loss of the batches before the last evaluation.
+        validation_loss: Mean validation loss of the weights that were kept, or None without validation rows.
+        metric_name: What was measured, such as `validation_accuracy`; empty without validation rows.
+        metric: Its value, measured with the weights that were kept; None without validation rows.
+        folder: The sealed adapter folder.
+        rows: Training rows.
+        validation_rows: Validation rows that were measured.
+        truncated: Texts that lost their beginning to fit into the context.
+        duplicates: Training rows left out because their text is a validation text.
+        stopped: Whether early stopping ended the run.
+        history: Every evaluation on the way.
+    """
+
+    task: Task
+    steps: int
+    seconds: float
+    train_loss: float
+    validation_loss: float | None
+    metric_name: str
+    metric: float | None
+    folder: Path
+    rows: int
+    validation_rows: int
+    truncated: int
+    duplicates: int
+    stopped: bool
+    history: tuple[Evaluation, ...]
+
+
+def result(task: Task, one: Prepared, progress: Progress, score: Score | None, folder: Path) -> FitResult:
+    """Put a result together.
+
+    Args:
+        task: The card as delivered.
+        one: The data.
+        progress: What the loop did, in the units of the scaled values.
+        score: What the kept weights reach, in the card's units.
+        folder: Where the adapter lies.
+    """
+    history = tuple(_unscaled(entry, one.scale) for entry in progress.history)
+    return FitResult(
+        task=task,
+        steps=progress.step,
+        seconds=progress.seconds,
+        train_loss=history[-1].train_loss,
+        validation_loss=None if score is None else score.loss,
+        metric_name="" if score is None else METRICS[task.head],
+        metric=None if score is None else score.metric,
+        folder=folder,
+        rows=len(one.rows),
+        validation_rows=len(one.validation),
+        truncated=one.truncated,
+        duplicates=one.duplicates,
+        stopped=progress.stopped,
+        history=history,
+    )
+
+
+def _unscaled(entry: Evaluation, scale: float) -> Evaluation:
+    if scale == 1:
+        return entry
+    loss, metric = entry.validation_loss, entry.metric
+    return replace(
+        entry,
+        train_loss=entry.train_loss * scale**2,
+        validation_loss=None if loss is None else loss * scale**2,
+        metric=None if metric is None else metric * scale,
+    )

@@ -34,7 +34,9 @@ class Route:
                 f"{len(self.gates)} gates. Give as many gates as adapters."
             )
         if len(set(self.adapters)) != len(self.adapters):
-            raise InputError(f"A route names an adapter once. Found {self.adapters}. Add up the gates of the repeated one.")
+            raise InputError(
+                f"A route names an adapter once. Found {self.adapters}. Add up the gates of the repeated one."
+            )
         if not all(math.isfinite(gate) for gate in self.gates):
             raise InputError(f"A gate is a finite number. Found {self.gates}. Replace NaN and infinities.")
 

@@ -3,8 +3,8 @@
     python scripts/background_statistics.py DATA [--out adapterhub/router/background.npz]
 
 DATA holds `<any path>/task.json` (with `licence` and `description`) beside `train.jsonl` and `validation.jsonl` (an
-`input` a line), and a `prompts.json` of {task: ["wording with {input}", ...]}. Only sums and scores are written, no text and no
-vector of one. Left out are tasks without training data and those whose licence is non-commercial.
+`input` a line), and a `prompts.json` of {task: ["wording with {input}", ...]}. Only sums and scores are written, no
+text and no vector of one. Left out are tasks without training data and those whose licence is non-commercial.
 """
 
 from __future__ import annotations

@@ -90,7 +90,9 @@ def main() -> None:
             continue
         registry = Registry(args.registry)
         metrics = {key: round(value, 4) for key, value in report.metrics.items()}
-        card = replace(registry[name], metrics={report.metric: metrics[report.metric], **metrics}, adapter=None, sha256=None)
+        card = replace(
+            registry[name], metrics={report.metric: metrics[report.metric], **metrics}, adapter=None, sha256=None
+        )
         registry.add(card, folder, replace=True)
 
 

@@ -10,7 +10,6 @@ constant, linear decay to zero over the last third.
 import argparse
 import json
 import math
-import os
 import re
 import time
 from pathlib import Path
@@ -173,7 +172,7 @@ def factor(progress: float) -> float:
 
 def save_checkpoint(path: Path, state: dict[str, object]) -> None:
     torch.save(state, path.with_suffix(".new"))
-    os.replace(path.with_suffix(".new"), path)
+    path.with_suffix(".new").replace(path)
 
 
 def train(args: argparse.Namespace, tokens: dict[str, np.ndarray]) -> tuple[LlamaForCausalLM, dict[str, float]]:

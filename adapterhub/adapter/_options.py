@@ -164,8 +164,10 @@ def _module_faults(fields: Mapping[str, object]) -> list[str]:
 
 
 def _regex_fault(option: str, pattern: str) -> str | None:
+    # PEFT puts all but the target patterns inside a larger one, where less is allowed: no flags, no open groups.
+    inside = "{}" if option in SETS else r"(.*\.)?({})\.(?P<idx>\d+)"
     try:
-        re.compile(pattern)
+        re.compile(inside.replace("{}", pattern))
     except re.error as error:
         return f"`{option}` should be a regular expression. Found {pattern!r}: {error}."
     return None

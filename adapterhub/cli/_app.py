@@ -16,7 +16,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="adapterhub",
-    help="One frozen base model, a tree of tasks, one small adapter for each, and a router that picks the few that fit.",
+    help="One frozen base model, a tree of tasks, one small adapter for each, a router that picks the few that fit.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -36,7 +36,9 @@ for _command, _panel in (
     (_hub.push_command, "Hub"),
     (_hub.pull_command, "Hub"),
 ):
-    app.command(_command.__name__.removesuffix("_command").replace("evaluate", "eval"), rich_help_panel=_panel)(_command)
+    app.command(_command.__name__.removesuffix("_command").replace("evaluate", "eval"), rich_help_panel=_panel)(
+        _command
+    )
 
 
 @app.callback(invoke_without_command=True)

@@ -50,12 +50,16 @@ def info(name: Name, registry: RegistryOption = None, json: JsonOption = False) 
 def new(
     name: Name,
     description: Annotated[str, typer.Option("--description", "-d", help="What the task does, in one sentence.")],
-    example: Annotated[list[str] | None, typer.Option("--example", "-e", help="An input it should answer; repeat it.")] = None,
+    example: Annotated[
+        list[str] | None, typer.Option("--example", "-e", help="An input it should answer; repeat it.")
+    ] = None,
     prompt: Annotated[str, typer.Option(help="Template of the input; {text} stands for the text.")] = "{text}\n=>",
     head: Annotated[
         str, typer.Option(help="generation, classification, token-classification or regression.")
     ] = "generation",
-    label: Annotated[list[str] | None, typer.Option("--label", "-l", help="A label of a classifying head; repeat it.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", help="A label of a classifying head; repeat it.")
+    ] = None,
     registry: RegistryOption = None,
 ) -> None:
     """Write the card of a new task."""
@@ -88,7 +92,9 @@ def check(
     faults = tasks.verify()
     if faults:
         out.print("\n".join(faults), markup=False, soft_wrap=True)
-        raise IntegrityError(f"A registry has no faults. Found {len(faults)}, listed above. Mend or remove what is named.")
+        raise IntegrityError(
+            f"A registry has no faults. Found {len(faults)}, listed above. Mend or remove what is named."
+        )
     err.print(f"[green]{len(tasks)} tasks, no faults[/]")
 
 
@@ -96,7 +102,9 @@ def add(
     card: Annotated[Path, typer.Argument(help="A task.yaml, or a folder that holds one.")],
     name: Annotated[str, typer.Option("--name", "-n", help="Name of the task: language/grammar")],
     adapter: Annotated[Path | None, typer.Option("--adapter", "-a", help="PEFT folder of the adapter.")] = None,
-    base: Annotated[str | None, typer.Option(help="Base model, to check the adapter against: folder or Hub id.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model, to check the adapter against: folder or Hub id.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Make a new version of a task that exists.")] = False,
     registry: RegistryOption = None,
 ) -> None:
@@ -122,5 +130,3 @@ def rm(name: Name, registry: RegistryOption = None, yes: YesOption = False) -> N
             raise InputError(f"{name} was not removed. Give -y to remove without asking.")
     tasks.remove(name)
     err.print(f"[green]removed {name}[/]")
-
-

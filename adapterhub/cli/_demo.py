@@ -67,7 +67,9 @@ def demo(
         begin = time.perf_counter()
         model = RoutedModel.from_pretrained(registry=registry)
         size = model.engine.model.num_parameters() / 1e6
-        err.print(f"[dim]base model of {size:.1f}M parameters and router loaded in {time.perf_counter() - begin:.1f} s[/]")
+        err.print(
+            f"[dim]base model of {size:.1f}M parameters and router loaded in {time.perf_counter() - begin:.1f} s[/]"
+        )
         out.rule("[bold]Inputs of many kinds: the router picks, the adapters answer")
         for text in INPUTS:
             _show(model, text)
@@ -127,7 +129,9 @@ def _add_a_task(registry: Registry, model: RoutedModel) -> None:
     changed = sorted(path for path, value in before.items() if after.get(path) != value)
     same = [p.to_dict() for p in model.predictions(INPUTS[:-1])] == answers
     if changed or not same:
-        raise IntegrityError(f"Adding a task changes nothing else. Found changed files {changed}, equal answers: {same}.")
+        raise IntegrityError(
+            f"Adding a task changes nothing else. Found changed files {changed}, equal answers: {same}."
+        )
     table = Table.grid(padding=(0, 2))
     table.add_row("[green]unchanged[/]", f"{len(before)} files of the other tasks, byte for byte")
     table.add_row("[green]unchanged[/]", f"the answers and scores of the other tasks on {len(answers)} inputs")

@@ -65,7 +65,9 @@ def _rows(known: Registry, names: list[str], data: Path | None, limit: int | Non
             missing.append(f"{name}: {'no adapter' if path.is_file() else f'no file {path}'}")
     if missing or not found:
         listed = "; ".join(missing) or "none"
-        raise InputError(f"A task is evaluated on rows of its own and has an adapter. Found {listed}. Give --data FOLDER.")
+        raise InputError(
+            f"A task is evaluated on rows of its own and has an adapter. Found {listed}. Give --data FOLDER."
+        )
     return found
 
 

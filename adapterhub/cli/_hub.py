@@ -29,9 +29,15 @@ def push_command(
 
 
 def pull_command(
-    url: Annotated[str, typer.Argument(help="hf://org/repo/language/grammar, with @<commit> behind the repo to pin it")],
-    name: Annotated[str | None, typer.Option("--name", "-n", help="Name here. Default: the path in the repository.")] = None,
-    base: Annotated[str | None, typer.Option(help="Base model, to check the adapter against: folder or Hub id.")] = None,
+    url: Annotated[
+        str, typer.Argument(help="hf://org/repo/language/grammar, with @<commit> behind the repo to pin it")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Name here. Default: the path in the repository.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model, to check the adapter against: folder or Hub id.")
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Make a new version of a task that exists.")] = False,
     registry: RegistryOption = None,
 ) -> None:
@@ -48,4 +54,4 @@ def pull_command(
         with checked_adapter(tasks, task, folder, base) as sealed:
             stored = tasks.add(task, sealed, replace=replace)
     out.print(stored.name, markup=False)
-    err.print(f"[dim]pinned at {commit}. Next: adapterhub run -t {stored.name} \"…\"[/]")
+    err.print(f'[dim]pinned at {commit}. Next: adapterhub run -t {stored.name} "…"[/]')

@@ -56,14 +56,13 @@ def decision_dict(decision: Decision) -> dict[str, object]:
         "input": decision.text,
         "kind": decision.kind,
         "adapters": [
-            {"name": name, "gate": gate} for name, gate in zip(decision.route.adapters, decision.route.gates, strict=True)
+            {"name": name, "gate": gate}
+            for name, gate in zip(decision.route.adapters, decision.route.gates, strict=True)
         ],
         "none_probability": decision.none_probability,
         "threshold": decision.threshold,
         "branches": dict(decision.branches),
-        "candidates": [
-            {"task": c.task, "score": c.score, "probability": c.probability} for c in decision.candidates
-        ],
+        "candidates": [{"task": c.task, "score": c.score, "probability": c.probability} for c in decision.candidates],
     }
 
 

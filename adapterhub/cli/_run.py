@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -25,9 +24,13 @@ def _texts(texts: list[str] | None) -> list[str]:
 
 
 def run(
-    texts: Annotated[list[str] | None, typer.Argument(help="Inputs; without any, one a line from standard input.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Inputs; without any, one a line from standard input.")
+    ] = None,
     registry: RegistryOption = None,
-    base: Annotated[str | None, typer.Option(help="Base model: folder or Hub id. Default: what the cards name.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model: folder or Hub id. Default: what the cards name.")
+    ] = None,
     task: Annotated[str | None, typer.Option("--task", "-t", help="Answer with this task instead of routing.")] = None,
     num_predictions: Annotated[int, typer.Option("--num-predictions", "-n", help="At most so many answers.")] = 5,
     k: Annotated[int, typer.Option("-k", help="At most so many adapters for an input.")] = 1,
@@ -48,7 +51,9 @@ def run(
 
 
 def route(
-    texts: Annotated[list[str] | None, typer.Argument(help="Inputs; without any, one a line from standard input.")] = None,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Inputs; without any, one a line from standard input.")
+    ] = None,
     registry: RegistryOption = None,
     k: Annotated[int, typer.Option("-k", help="At most so many adapters for an input.")] = 1,
     under: Annotated[str, typer.Option(help="Only tasks below this group.")] = "",

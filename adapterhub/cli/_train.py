@@ -59,5 +59,7 @@ def train(
             }
         )
         return
-    out.print(f"{result.metric_name} {result.metric:.3f} after {result.steps} steps, {result.seconds:.0f} s", markup=False)
+    out.print(
+        f"{result.metric_name} {result.metric:.3f} after {result.steps} steps, {result.seconds:.0f} s", markup=False
+    )
     err.print(f'[dim]Next: adapterhub run -t {name} "…"[/]')

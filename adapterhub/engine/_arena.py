@@ -35,8 +35,8 @@ class _Current(threading.local):
 class Arena:
     """`capacity` ranks beside every adapted module; an adapter owns the same contiguous range in all of them.
 
-    A module is wrapped by a forward hook when the first adapter needs it, so that names, parameters and `state_dict` of the
-    base stay as they are. Without a plan the hook leaves the output alone.
+    A module is wrapped by a forward hook when the first adapter needs it, so that names, parameters and `state_dict` of
+    the base stay as they are. Without a plan the hook leaves the output alone.
 
     Args:
         module: Finds a module of the base by its backbone-relative name.

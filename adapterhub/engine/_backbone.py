@@ -47,7 +47,8 @@ class Backbone:
     def __init__(self, model: PreTrainedModel) -> None:
         if model.config.is_encoder_decoder:
             raise InputError(
-                f"A base should be a decoder or an encoder. Found {type(model).__name__}, which is both. Take another base."
+                f"A base should be a decoder or an encoder. Found {type(model).__name__}, which is both. "
+                "Take another base."
             )
         self.model = model.eval()
         self.causal = _is_causal(model)

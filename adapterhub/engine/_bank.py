@@ -28,8 +28,9 @@ class _Member:
 class Bank:
     """Rows of the arena at one module, of the adapters that read the same side with the same activation.
 
-    `down` is (rows, d_z), `up` is (rows, d_out), `bias` is (rows,). Rows are allocated when an adapter needs them, in doubling
-    steps up to `capacity`. A member's ranks start at its range's start; a range may be longer than the rank it has here.
+    `down` is (rows, d_z), `up` is (rows, d_out), `bias` is (rows,). Rows are allocated when an adapter needs them, in
+    doubling steps up to `capacity`. An adapter's rows begin where its range does; the range may be longer than its rank
+    at this module.
 
     Args:
         like: The first member's factors; they set the widths and the formula.

@@ -88,14 +88,7 @@ def check_batch(
             "Pass what the tokenizer returned."
         )
     batch = Batch(input_ids.long(), (attention_mask != 0).long())
-    faults = []
-    if len(routes) != shape[0]:
-        faults.append(
-            f"A batch needs one route a row. Found {shape[0]} rows and {len(routes)} routes. Give `Route()` to rows of the base."
-        )
-    if context is not None and batch.width > context:
-        faults.append(f"The base reads at most {context} tokens. Found {batch.width}. Shorten or truncate the text.")
-    faults += _id_faults(batch, vocabulary) + _mask_faults(batch)
+    faults = _route_faults(batch, routes) + _token_faults(batch, vocabulary, context) + _mask_faults(batch)
     if faults:
         raise InputError("\n".join(faults))
     return batch
@@ -110,13 +103,25 @@ def check_new_tokens(batch: Batch, new: int, context: int | None) -> None:
         )
 
 
-def _id_faults(batch: Batch, vocabulary: int) -> list[str]:
-    low, high = (int(extreme) for extreme in batch.input_ids.aminmax())
-    if low >= 0 and high < vocabulary:
+def _route_faults(batch: Batch, routes: Sequence[Route]) -> list[str]:
+    rows = len(batch.input_ids)
+    if rows == len(routes):
         return []
     return [
-        f"A token id should be from 0 to {vocabulary - 1}. Found {low if low < 0 else high}. Use the base's own tokenizer."
+        f"A batch needs one route a row. Found {rows} rows and {len(routes)} routes. "
+        "Give `Route()` to rows of the base."
     ]
+
+
+def _token_faults(batch: Batch, vocabulary: int, context: int | None) -> list[str]:
+    faults = []
+    if context is not None and batch.width > context:
+        faults.append(f"The base reads at most {context} tokens. Found {batch.width}. Shorten or truncate the text.")
+    low, high = (int(extreme) for extreme in batch.input_ids.aminmax())
+    if low < 0 or high >= vocabulary:
+        found = low if low < 0 else high
+        faults.append(f"A token id should be from 0 to {vocabulary - 1}. Found {found}. Use the base's own tokenizer.")
+    return faults
 
 
 def _mask_faults(batch: Batch) -> list[str]:

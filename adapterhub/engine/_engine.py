@@ -33,12 +33,12 @@ class _Location:
 class Engine:
     """Runs batches on one base model, each row through the adapters of its own route, in one backbone pass.
 
-    Every adapted module computes `y = W x; h = act(z Aᵀ + b) · G[row]; y += h B` over the ranks that the batch uses, with z
-    its input (LoRA) or its own output (bottleneck): the weighted sum over a row's adapters is exact, and a row with the
-    empty route equals the base. The base's parameters are never written.
+    Every adapted module computes `y = W x; h = act(z Aᵀ + b) · G[row]; y += h B` over the ranks that the batch uses,
+    with z its input (LoRA) or its own output (bottleneck): the weighted sum over a row's adapters is exact, and a row
+    with the empty route equals the base. The base's parameters are never written.
 
-    While the engine is open, the base carries forward hooks, which do nothing outside the engine's own calls. One call runs
-    at a time; calls from several threads wait for one another.
+    While the engine is open, the base carries forward hooks, which do nothing outside the engine's own calls. One call
+    runs at a time; calls from several threads wait for one another.
 
     Args:
         model: A decoder or an encoder of transformers, with or without its LM head. It is put into evaluation mode.
@@ -76,6 +76,11 @@ class Engine:
             self._locations.clear()
 
     @property
+    def model(self) -> PreTrainedModel:
+        """The base model."""
+        return self._backbone.model
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of all adapters that were added, sorted."""
         return tuple(sorted(self._locations))
@@ -102,7 +107,10 @@ class Engine:
             raise InputError(f"The folder of adapter '{name}' should exist. Found none at {folder}. Check the path.")
         with self._lock:
             self._check_open()
-            self._locations[name] = _Location(Path(folder), sha256)
+            location = _Location(Path(folder), sha256)
+            if sha256 is not None and self._locations.get(name) == location:
+                return  # these very bytes may be in the arena
+            self._locations[name] = location
             if name in self._arena:
                 self._arena.drop(name)
 
@@ -121,8 +129,7 @@ class Engine:
         with self._lock:
             self._check_names([name])
             adapter = self._read(name)
-            if name not in self._arena:
-                self._place({name: adapter}, [name])
+            self._place({} if name in self._arena else {name: adapter}, [name])
             return adapter
 
     def evict(self, name: str) -> None:
@@ -146,12 +153,12 @@ class Engine:
 
         Args:
             input_ids: (rows, T), int64.
-            attention_mask: (rows, T), one for real tokens, which are one run; padding on either side gives equal answers.
+            attention_mask: (rows, T), one for real tokens, which are one run; padding on either side answers alike.
             routes: One a row.
 
         Returns:
-            One tensor a row: (T, vocabulary) of the base's LM head, (labels,) of a sequence head, (T, labels) of a token
-            head. What stands at padding positions has no meaning.
+            One tensor a row: (T, vocabulary) of the base's LM head, (labels,) of a sequence head, (T, labels) of a
+            token head. What stands at padding positions has no meaning.
 
         Raises:
             InputError: If the batch breaks a rule, names an unknown adapter, or asks an LM head that the base lacks.
@@ -163,8 +170,8 @@ class Engine:
             lm = any(route.adapters[:1] not in {(name,) for name in heads} for route in routes)
             if lm and not self._backbone.has_lm_head:
                 raise InputError(
-                    "A route without an adapter's head is answered by the base's LM head. "
-                    f"Found none in {type(self._backbone.model).__name__}. Route to an adapter with a head, or call `hidden`."
+                    "A route without an adapter's head is answered by the base's LM head. Found none in "
+                    f"{type(self._backbone.model).__name__}. Route to an adapter with a head, or call `hidden`."
                 )
             states = self._backbone.states(batch, lm=lm)
             return answers(states, batch, routes, heads, causal=self._backbone.causal)
@@ -203,35 +210,27 @@ class Engine:
             **generation: What `generate` takes: `max_new_tokens`, `do_sample`, `num_beams`, `num_return_sequences`, ...
 
         Returns:
-            transformers' output object: `sequences`, (rows · num_return_sequences, T + new) with the new tokens from column
-            T on, and `scores` and the like where they were asked for.
+            transformers' output object: `sequences`, (rows · num_return_sequences, T + new) with the new tokens from
+            column T on, and `scores` and the like where they were asked for.
 
         Raises:
-            InputError: If the batch breaks a rule, names an unknown adapter or one whose head classifies; if prompt and new
-                tokens are longer than the base's context; or if the base does not generate.
+            InputError: If the batch breaks a rule, names an unknown adapter or one whose head classifies; if prompt and
+                new tokens are longer than the base's context; or if the base does not generate.
             CapacityError: If the adapters of the batch have more ranks than the arena.
         """
         model = self._backbone.model
         if not model.can_generate():
             raise InputError(
-                f"Only a base with an LM head generates. Found {type(model).__name__}. Load it with AutoModelForCausalLM, or "
-                "call `forward`."
+                f"Only a base with an LM head generates. Found {type(model).__name__}. Load it as a causal language "
+                "model, or call `forward`."
             )
         batch = self._check_batch(input_ids, attention_mask, routes).right()
         config = generation.get("generation_config") or model.generation_config
         check_new_tokens(batch, generation.get("max_new_tokens", config.max_new_tokens) or 1, self._backbone.context)
+        options = {**generation, "return_dict_in_generate": True}
         with self._running(routes):
-            heads = self._heads(routes)
-            if heads:
-                raise InputError(
-                    f"Only an adapter without a head of its own generates. Found {', '.join(sorted(heads))} first in a "
-                    "route. Call `forward` for these rows."
-                )
-            return model.generate(
-                input_ids=batch.input_ids,
-                attention_mask=batch.attention_mask,
-                **{**generation, "return_dict_in_generate": True},
-            )
+            self._check_headless(routes)
+            return model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **options)
 
     @contextmanager
     def _running(self, routes: Sequence[Route]) -> Iterator[None]:
@@ -262,6 +261,14 @@ class Engine:
         first = dict.fromkeys(route.adapters[0] for route in routes if route.adapters)
         return {name: head for name in first if (head := self._arena.head(name)) is not None}
 
+    def _check_headless(self, routes: Sequence[Route]) -> None:
+        heads = self._heads(routes)
+        if heads:
+            raise InputError(
+                f"Only an adapter without a head of its own generates. Found {', '.join(sorted(heads))} first in a "
+                "route. Call `forward` for these rows."
+            )
+
     def _check_batch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, routes: Sequence[Route]) -> Batch:
         base = self._backbone
         batch = check_batch(input_ids, attention_mask, routes, vocabulary=base.vocabulary, context=base.context)
@@ -273,11 +280,12 @@ class Engine:
 
     def _check_names(self, names: Sequence[str]) -> None:
         self._check_open()
+        known = self._locations
         faults = [
-            f"No adapter '{name}' in this engine ({len(self._locations)} adapters).{did_you_mean(name, self._locations)} "
+            f"No adapter '{name}' in this engine ({len(known)} adapters).{did_you_mean(name, known)} "
             "Register it with `Engine.add`."
             for name in names
-            if name not in self._locations
+            if name not in known
         ]
         if faults:
             raise InputError("\n".join(faults))

@@ -62,8 +62,8 @@ class Plan:
     def apply(self, module: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """The adapted output of a module.
 
-        Beams and returned sequences lie beside one another, so that the first axis is rows · expansion and every row is a
-        block of it; so are tokens that a module sees flattened.
+        Beams and returned sequences of a row lie beside one another, so that the first axis is rows · expansion and
+        every row is a block of it; so are tokens that a module sees flattened.
 
         Args:
             module: The module's name.
@@ -78,8 +78,8 @@ class Plan:
             return y
         if y.shape[0] % self.rows:
             raise InputError(
-                f"A module should see all rows of the batch, {self.rows} or a multiple. Found {y.shape[0]} at {module}. "
-                "Target modules that every row passes through."
+                f"A module should see all rows of the batch, {self.rows} or a multiple. Found {y.shape[0]} at "
+                f"{module}. Adapt only modules that every row passes through."
             )
         sides = {"input": x, "output": y}
         # All terms read the module's own output, never one another's.

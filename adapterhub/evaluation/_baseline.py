@@ -15,7 +15,7 @@ __all__ = ["base_answers"]
 
 
 def base_answers(model: RoutedModel, task: Task, rows: Sequence[EvaluationRow]) -> list[object]:
-    """The base's answers to a batch of rows.
+    r"""The base's answers to a batch of rows.
 
     Generation: greedy text for the task's prompt. Classification: the label that is likeliest as the continuation of
     `<prompt>\\n=>`, by mean log-probability of its tokens; a base without an LM head says the first label.

@@ -51,7 +51,7 @@ class TaskReport:
 def evaluate(
     model: RoutedModel,
     data: Mapping[str, Sequence[EvaluationRow]],
-    on_batch: Callable[[int], None] = lambda rows: None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[TaskReport]:
     """Measure base, own adapter and routed model on each task's rows.
 
@@ -71,7 +71,7 @@ def evaluate(
 
 
 def _report(
-    model: RoutedModel, task: Task, rows: Sequence[EvaluationRow], on_batch: Callable[[int], None]
+    model: RoutedModel, task: Task, rows: Sequence[EvaluationRow], on_batch: Callable[[int], None] | None
 ) -> TaskReport:
     base: list[object] = []
     own: list[object] = []
@@ -81,11 +81,13 @@ def _report(
         batch = rows[start : start + BATCH]
         texts = [row.text for row in batch]
         base += base_answers(model, task, batch)
-        own += [_answer(task, row, p.predictions) for row, p in _each(batch, model, texts, [task.name] * len(batch))]
-        for row, prediction in _each(batch, model, texts, None):
+        told = model.predictions(texts, [task.name] * len(batch))
+        own += [_answer(task, row, p.predictions) for row, p in zip(batch, told, strict=True)]
+        for row, prediction in zip(batch, model.predictions(texts), strict=True):
             chosen += prediction.task == task.name
             routed.append(_answer(task, row, prediction.predictions))
-        on_batch(len(batch))
+        if on_batch is not None:
+            on_batch(len(batch))
     references = [row.reference for row in rows]
     metric = MAIN_METRIC[task.head]
     values = {name: score(task.head, answers, references, task.labels) for name, answers in
@@ -105,10 +107,6 @@ def _report(
         negative_transfer=hurt / len(rows),
         metrics=values["own"],
     )
-
-
-def _each(batch, model, texts, tasks):  # type: ignore[no-untyped-def]
-    return zip(batch, model.predictions(texts, tasks), strict=True)
 
 
 def _answer(task: Task, row: EvaluationRow, answers: Sequence[Answer]) -> object:

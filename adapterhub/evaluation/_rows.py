@@ -57,7 +57,9 @@ def read_evaluation_rows(path: Path, task: Task, limit: int | None = None) -> li
         except (ValueError, AttributeError):
             text = answer = None
         if not isinstance(text, str) or not text.strip() or answer is None:
-            faults.append(f"{path}:{number}: a row is a JSON object with `input` and `{fields[-1]}`. Found {line[:80]!r}.")
+            faults.append(
+                f"{path}:{number}: a row is a JSON object with `input` and `{fields[-1]}`. Found {line[:80]!r}."
+            )
             continue
         if text not in task.examples:
             rows.append(EvaluationRow(text, answer, tuple(row.get("tokens", ()))))

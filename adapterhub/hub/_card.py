@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from adapterhub.hub._urls import check_path, check_repo_id
 from adapterhub.task import Head, Task
@@ -35,12 +36,13 @@ def model_card(task: Task, *, repo_id: str = "", path_in_repo: str = "") -> str:
 
     Args:
         task: The task.
-        repo_id: `org/repo` it is pushed to; without it the text has no lines of code that load the adapter.
+        repo_id: `org/repo` it is pushed to; without it or a base model, no code that loads the adapter is shown.
         path_in_repo: Folder inside the repository; empty for its root.
+
+    Raises:
+        InputError: If the repository or the folder is malformed.
     """
-    data = _front_matter(task)
-    ModelCard(text := f"---\n{data.to_yaml()}\n---\n\n{_body(task, repo_id, path_in_repo)}")  # parses it back
-    return text
+    return f"---\n{_front_matter(task).to_yaml()}\n---\n\n{_body(task, repo_id, path_in_repo)}"
 
 
 def _front_matter(task: Task) -> ModelCardData:
@@ -90,25 +92,23 @@ def _body(task: Task, repo_id: str, path_in_repo: str) -> str:
     parts = [f"# {task.name}", task.description, "\n".join(facts), "## Prompt", _block(task.prompt)]
     if task.examples:
         parts += ["## Inputs it is for", *map(_block, task.examples)]
-    if repo_id:
+    if repo_id and task.base_model:
         parts += ["## Use", _usage(task, check_repo_id(repo_id), check_path(path_in_repo))]
     return "\n\n".join(parts) + "\n"
 
 
 def _usage(task: Task, repo_id: str, path: str) -> str:
-    subfolder = f', subfolder="{path}"' if path else ""
+    subfolder = f", subfolder={json.dumps(path)}" if path else ""
     count = {"generation": "", "regression": ", num_labels=1"}.get(task.head, f", num_labels={len(task.labels)}")
     return _block(
-        f"""\
-        import adapterhub  # only a bottleneck adapter needs this line
-        from peft import PeftModel
-        from transformers import {_CLASSES[task.head]}
-
-        base = {_CLASSES[task.head]}.from_pretrained("{task.base_model}"{count})
-        model = PeftModel.from_pretrained(base, "{repo_id}"{subfolder})"""
+        "import adapterhub.methods  # only a bottleneck adapter needs this line\n"
+        "from peft import PeftModel\n"
+        f"from transformers import {_CLASSES[task.head]}\n\n"
+        f"base = {_CLASSES[task.head]}.from_pretrained({json.dumps(task.base_model)}{count})\n"
+        f"model = PeftModel.from_pretrained(base, {json.dumps(repo_id)}{subfolder})"
     )
 
 
 def _block(text: str) -> str:
     # Indented, not fenced: a prompt may itself hold a fence.
-    return textwrap.indent(textwrap.dedent(text), "    ", lambda _: True)
+    return textwrap.indent(text, "    ", lambda _: True)

@@ -88,7 +88,7 @@ def _explain(error: BaseException, location: HubLocation) -> str:
 
 def _root(error: BaseException) -> BaseException:
     # The client says "not in the cache" where the reason is one step behind: offline, refused, 401.
-    while False and isinstance(error, (LocalEntryNotFoundError, RevisionResolutionError)) and error.__cause__ is not None:
+    while isinstance(error, (LocalEntryNotFoundError, RevisionResolutionError)) and error.__cause__ is not None:
         error = error.__cause__
     return error
 

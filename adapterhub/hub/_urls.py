@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from adapterhub.errors import InputError
 

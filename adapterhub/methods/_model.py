@@ -43,7 +43,7 @@ class BottleneckModel(BaseTuner):  # type: ignore[misc]
     tuner_layer_cls = BottleneckLayer
     target_module_mapping = _TARGETS
 
-    def _create_and_replace(  # noqa: PLR0917  the signature is PEFT's
+    def _create_and_replace(
         self,
         peft_config: BottleneckConfig,
         adapter_name: str,

@@ -35,7 +35,9 @@ def number(logits: torch.Tensor) -> Scored:
     return [float(logits.reshape(-1)[0])], [1.0]
 
 
-def sequences(result: Any, tokenizer: PreTrainedTokenizerBase, start: int, limits: Sequence[int], count: int) -> list[Scored]:
+def sequences(
+    result: Any, tokenizer: PreTrainedTokenizerBase, start: int, limits: Sequence[int], count: int
+) -> list[Scored]:
     """Generated texts of each row with the probability of their tokens, the end token included.
 
     Args:
@@ -67,7 +69,7 @@ def _log_probability(scores: Sequence[torch.Tensor], new: torch.Tensor, pad: int
     """Log probability of each greedy row, (rows,): its tokens up to and with the end token."""
     steps = torch.stack(list(scores), dim=1).float().log_softmax(-1)  # (rows, steps, vocabulary)
     chosen = steps.gather(-1, new.unsqueeze(-1)).squeeze(-1)  # (rows, steps)
-    return chosen.masked_fill(new == pad, 0.0).sum(-1)
+    return torch.where(new.eq(-1 if pad is None else pad), 0.0, chosen).sum(-1)
 
 
 def entities(

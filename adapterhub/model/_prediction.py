@@ -36,8 +36,8 @@ class Prediction:
         input: The text as it was given.
         predictions: Texts (generation), labels (classification), one number (regression) or entities (token
             classification).
-        scores: One for each prediction, descending, in [0, 1]: the probability of the returned sequence, of the label, or
-            the mean probability of the entity's tags. A regression head has no probabilities: its score is 1.0.
+        scores: One for each prediction, descending, in [0, 1]: the probability of the returned sequence, of the label,
+            or the mean probability of the entity's tags. A regression head has no probabilities: its score is 1.0.
         adapters: Name and gate of each adapter that ran, the primary one first.
     """
 

@@ -100,7 +100,7 @@ class RoutedModel:
             num_predictions: At most so many answers. Entities are all returned.
 
         Returns:
-            The keys `task`, `input`, `predictions`, `scores` (descending, in [0, 1]) and `adapters` (name and gate), for
+            The keys `task`, `input`, `predictions`, `scores` (descending, in [0, 1]) and `adapters` (name, gate), for
             every head; see `Prediction`.
         """
         return self.predictions([text], [task], num_predictions)[0].to_dict()
@@ -120,7 +120,9 @@ class RoutedModel:
             TaskNotFoundError: If a task is unknown, or has no adapter.
         """
         if num_predictions < 1:
-            raise InputError(f"num_predictions is at least 1. Found {num_predictions}. Give 1 for the best answer only.")
+            raise InputError(
+                f"num_predictions is at least 1. Found {num_predictions}. Give 1 for the best answer only."
+            )
         if not texts:
             return []
         routes = self._routes(texts, tasks)
@@ -130,7 +132,9 @@ class RoutedModel:
         reading = [i for i, task in enumerate(heads) if task.head != "generation"]
         for rows, run in ((generating, self._generate), (reading, self._read)):
             if rows:
-                found = run([texts[i] for i in rows], [heads[i] for i in rows], [routes[i] for i in rows], num_predictions)
+                found = run(
+                    [texts[i] for i in rows], [heads[i] for i in rows], [routes[i] for i in rows], num_predictions
+                )
                 for i, answer in zip(rows, found, strict=True):
                     answers[i] = answer
         return [
@@ -158,21 +162,27 @@ class RoutedModel:
         """The route of each text: the given task, or the router's choice."""
         given = list(tasks) if tasks is not None else [None] * len(texts)
         if len(given) != len(texts):
-            raise InputError(f"There is one task for each text. Found {len(given)} for {len(texts)}. Use None to route.")
+            raise InputError(
+                f"There is one task for each text. Found {len(given)} for {len(texts)}. Use None to route."
+            )
         for position, text in enumerate(texts):
             if not text.strip():
-                raise InputError(f"A text has at least one visible character. Found {text!r} at {position}. Leave it out.")
+                raise InputError(
+                    f"A text has at least one visible character. Found {text!r} at {position}. Leave it out."
+                )
         open_rows = [i for i, name in enumerate(given) if name is None]
         chosen = iter(self.router.route([texts[i] for i in open_rows], self.k)) if open_rows else iter(())
         return [next(chosen) if name is None else self._named(name) for name in given]
 
     def _named(self, name: str) -> Route:
         if self.registry[name].adapter is None:
-            raise TaskNotFoundError(f"A task needs an adapter to answer. {name!r} has none. Train it: adapterhub train {name}")
+            raise TaskNotFoundError(
+                f"A task needs an adapter to answer. {name!r} has none. Train it: adapterhub train {name}"
+            )
         return Route.to(name)
 
     def _placed(self, route: Route) -> Route:
-        """The same route in the engine's names, `task@hash`, so that a replaced adapter is never mistaken for the old."""
+        """The same route in the engine's names, `task@hash`: a replaced adapter is never mistaken for the old one."""
         names = []
         for name in route.adapters:
             task = self.registry[name]
@@ -197,7 +207,7 @@ class RoutedModel:
         """
         batch = self.tokenizer(
             prompts, return_tensors="pt", padding=True, padding_side=side, return_token_type_ids=False
-        ).to(self.engine.device)
+        ).to(self.engine.model.device)
         return batch["input_ids"], batch["attention_mask"]
 
     def _generate(
@@ -214,7 +224,6 @@ class RoutedModel:
             num_return_sequences=count,
             do_sample=False,
             length_penalty=0.0,
-            return_dict_in_generate=True,
             output_scores=True,
         )
         return sequences(result, self.tokenizer, ids.shape[1], [task.max_new_tokens for task in tasks], count)

@@ -71,7 +71,9 @@ def adapter_faults(folder: Path, sha256: str | None) -> list[str]:
         return [str(error)]
     faults = _seal_faults(folder) if (folder / _SEAL).is_file() else []
     if not faults and sha256 is not None and found != sha256:
-        faults.append(f"{folder}: the card says sha256 {sha256[:12]}…. Found {found[:12]}…. Restore it or correct the card.")
+        faults.append(
+            f"{folder}: the card says sha256 {sha256[:12]}…. Found {found[:12]}…. Restore it or correct the card."
+        )
     return faults
 
 

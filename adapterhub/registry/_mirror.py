@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from adapterhub.catalog import Catalog, TaskRecord
-from adapterhub.task import Task, read_cards, scan_tree
+from adapterhub.task import Task, card_files, read_cards, scan_tree
 
 __all__ = ["card_json", "mirror", "put_one", "task_of"]
 
@@ -57,8 +57,7 @@ def put_one(root: Path, catalog: Catalog, task: Task) -> None:
         catalog: The catalogue.
         task: The task, as its card says.
     """
-    files, _ = scan_tree(root)
-    catalog.put([_record(task, _state(root, files[task.name]))])
+    catalog.put([_record(task, _state(root, card_files(root, task.name)))])
 
 
 def task_of(record: TaskRecord) -> Task:

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
+from adapterhub.adapter import content_hash
 from adapterhub.catalog import SqliteCatalog, TaskRecord, TaskVectors
 from adapterhub.encoder import Encoder
 from adapterhub.errors import CardError, InputError, IntegrityError, TaskNotFoundError, did_you_mean
-from adapterhub.registry._files import adapter_faults, versions_in
-from adapterhub.registry._hub import pulled_folder, resolve
+from adapterhub.registry._files import adapter_faults, durable_folder, versions_in
+from adapterhub.registry._hub import resolve
 from adapterhub.registry._lock import locked
 from adapterhub.registry._mirror import changes, mirror, put_one, task_of
 from adapterhub.registry._place import DERIVED, derived_folder
@@ -25,9 +26,9 @@ __all__ = ["Registry"]
 class Registry:
     """A tree of tasks in a folder of cards.
 
-    The cards are the truth. A catalogue in `.catalog/` beside them is derived from them and may be deleted at any time;
-    where the folder cannot be written to it lies in the user's cache. Reading one task reads its card; whatever asks for
-    several brings the catalogue up to date first.
+    The cards are the truth. A catalogue in `.catalog/` beside them is derived from them and may be deleted at any time
+    that no one writes; where the folder cannot be written to it lies in the user's cache. Reading one task reads its
+    card; whatever asks for several brings the catalogue up to date first.
 
     Args:
         root: The folder. It is made by the first `add` if it is not there.
@@ -113,11 +114,11 @@ class Registry:
             task = self._stated(task, resolve(task.adapter, self._derived(), None))
         shelf = self._shelf()
         with shelf.writing():
-            self._check_addition(task, replace=replace, keeps=adapter is None)
+            self._check_addition(task, replace=replace)
             if adapter is None and task.adapter is not None and not task.adapter.startswith("hf://"):
                 task = self._stated(task, self.root / task.name / task.adapter)
             catalog = self._catalog()
-            catalog.names()  # a damaged catalogue is told before anything changes
+            catalog.get(task.name)  # a damaged catalogue is told before anything changes
             stored = shelf.place(task, None if adapter is None else Path(adapter))
             put_one(self.root, catalog, stored)
         return stored
@@ -173,7 +174,9 @@ class Registry:
         folder = self.root / name / task.adapter
         if not folder.is_dir():
             there = ", ".join(self.versions(name)) or "no version"
-            raise IntegrityError(f"{name}: its card names the adapter {task.adapter}. Found {there}. Restore the folder.")
+            raise IntegrityError(
+                f"{name}: its card names the adapter {task.adapter}. Found {there}. Restore the folder."
+            )
         return folder
 
     def base_path(self, name: str) -> str:
@@ -199,14 +202,7 @@ class Registry:
             return [f"{self.root}: a registry is a folder. Found none. Check the path."]
         derived = self._derived()
         with Shelf(self.root, derived).writing():
-            pulled = {
-                record.version: folder
-                for record in self._known()
-                if record.version is not None
-                and record.version.startswith("hf://")
-                and (folder := pulled_folder(record.version, derived)).is_dir()
-            }
-            return verify(self.root, self._catalog(), derived, pulled)
+            return verify(self.root, self._catalog(), derived)
 
     def vectors(self, encoder: Encoder) -> list[TaskVectors]:
         """What an encoder hears of each task, in the names' order.
@@ -257,3 +253,40 @@ class Registry:
             return []
         self.refresh()
         return self._catalog().records(prefix)
+
+    def _find(self, name: str) -> Path:
+        folder = self.root / check_name(name)
+        if not (folder / CARD).is_file():
+            names, _ = scan_tree(self.root)
+            near = did_you_mean(name, names)
+            hint = name.rpartition("/")[0]
+            more = f" See `adapterhub ls{' ' + hint if hint else ''}`."
+            raise TaskNotFoundError(f"No task {name!r} in {self.root} ({len(names):,} tasks).{near}{more}")
+        return folder
+
+    def _shelf(self) -> Shelf:
+        durable_folder(self.root)
+        derived = self._derived()
+        if derived != self.root / DERIVED:
+            raise InputError(
+                f"A registry is changed where it can be written to. {self.root} cannot. Copy it elsewhere."
+            )
+        return Shelf(self.root, derived)
+
+    def _check_addition(self, task: Task, *, replace: bool) -> None:
+        if task.name in self and not replace:
+            raise InputError(f"A task is added once. {task.name!r} is in {self.root} already. Pass `replace=True`.")
+        catalog = self._catalog()
+        if task.stack:
+            mirror(self.root, catalog)
+        stacks = {record.name: task_of(record).stack for record in catalog.records()} if task.stack else {}
+        faults = stack_faults(task, stacks)
+        if faults:
+            raise CardError(faults)
+
+    def _stated(self, task: Task, folder: Path) -> Task:
+        """The task with the content hash of an adapter that is there, which must be the one stated if one is."""
+        faults = adapter_faults(folder, task.sha256)
+        if faults:
+            raise IntegrityError(f"{task.name}: its adapter is not what the card states. {' '.join(faults)}")
+        return dataclasses.replace(task, sha256=content_hash(folder))

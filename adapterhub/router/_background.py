@@ -1,7 +1,7 @@
 """Statistics over other people's tasks, shipped as numbers, so that a hub of eight tasks has a covariance.
 
-`background.npz` is made by `scripts/background_statistics.py`. From each of 84 public tasks whose licence allows any use,
-32 training inputs in their prompt wordings were encoded with all-MiniLM-L6-v2; only sums over all of them are kept.
+`background.npz` is made by `scripts/background_statistics.py`. From each of 84 public tasks whose licence allows any
+use, 32 training inputs in their prompt wordings were encoded with all-MiniLM-L6-v2; only the sums are kept.
 
 The calibration in the same file is cross-fitted: the tasks are dealt into five hubs; each hub is scored under the
 statistics of the other four, with 20 examples and the description a task, on 8 validation inputs a task that no
@@ -11,9 +11,8 @@ statistic saw. So the temperature and the thresholds are those of a hub whose ta
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import IO
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,18 +41,20 @@ class Background:
     @classmethod
     def shipped(cls) -> Background:
         """The one that comes with the package, for `SentenceEncoder()`."""
-        with resources.files("adapterhub.router").joinpath("background.npz").open("rb") as file:
-            return cls.load(file)
+        return cls.load(Path(__file__).with_name("background.npz"))
 
     @classmethod
-    def load(cls, file: str | Path | IO[bytes]) -> Background:
+    def load(cls, path: Path) -> Background:
         """Read a background; nothing is unpickled.
+
+        Args:
+            path: Path of the .npz.
 
         Raises:
             IntegrityError: If the file is not a background.
         """
         try:
-            with np.load(file, allow_pickle=False) as stored:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 numbers = stored["numbers"]
                 sums = Sums(
                     scatter=_square(stored["scatter"]),
@@ -65,21 +66,21 @@ class Background:
                 )
                 scores, misses = (stored[key].astype(np.float64) for key in ("scores", "misses"))
                 return cls(str(stored["fingerprint"]), sums, Calibration(float(numbers[3]), scores, misses))
-        except (KeyError, ValueError, IndexError, OSError) as error:
+        except (KeyError, ValueError, IndexError, OSError, EOFError, BadZipFile) as error:
             raise IntegrityError(
-                f"Background statistics are an .npz of known arrays. Found {file}: {error}. Make it again."
+                f"Background statistics are an .npz of known arrays. Found {path}: {error}. Make it again."
             ) from error
 
-    def save(self, file: str | Path) -> None:
+    def save(self, path: Path) -> None:
         """Write it in float32, of the symmetric matrices the upper triangles only.
 
         Args:
-            file: Path of the .npz to write.
+            path: Path of the .npz to write.
         """
         sums = self.sums
         upper = np.triu_indices(len(sums.means))
         np.savez_compressed(
-            file,
+            path,
             fingerprint=np.array(self.fingerprint),
             scatter=sums.scatter[upper].astype(np.float32),
             outers=sums.outers[upper].astype(np.float32),

@@ -1,7 +1,8 @@
 """Two-covariance PLDA in closed form: the map that one statistics epoch fixes, rows of tasks and lifted queries.
 
 A task is a Gaussian around its mean with a covariance shared by all; the means are Gaussian themselves (Ioffe 2006;
-Prince and Elder 2007). The score is the log-likelihood ratio of *same task as these examples* against *a task never seen*.
+Prince and Elder 2007). The score is the log-likelihood ratio of *same task as these examples* against *a task never
+seen*.
 """
 
 from __future__ import annotations

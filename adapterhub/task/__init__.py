@@ -9,7 +9,17 @@ task alone (`examples`, `adapter`, `sha256`, `metrics`) is not allowed there; a 
 from adapterhub.task._card import Task
 from adapterhub.task._fields import Head
 from adapterhub.task._names import check_name
-from adapterhub.task._read import CARD, GROUP, describe_group, read_card, read_cards, read_group, read_tree, scan_tree
+from adapterhub.task._read import (
+    CARD,
+    GROUP,
+    card_files,
+    describe_group,
+    read_card,
+    read_cards,
+    read_group,
+    read_tree,
+    scan_tree,
+)
 from adapterhub.task._schema import card_schema
 from adapterhub.task._write import write_card
 
@@ -18,6 +28,7 @@ __all__ = [
     "GROUP",
     "Head",
     "Task",
+    "card_files",
     "card_schema",
     "check_name",
     "describe_group",

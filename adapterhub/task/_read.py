@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from pathlib import Path
 
 from adapterhub.errors import CardError
@@ -15,7 +14,18 @@ from adapterhub.task._names import check_name, name_fault
 from adapterhub.task._rules import card_faults
 from adapterhub.task._yaml import CardFile, read_file
 
-__all__ = ["CARD", "GROUP", "describe_group", "merge", "read_card", "read_cards", "read_group", "read_tree", "scan_tree"]
+__all__ = [
+    "CARD",
+    "GROUP",
+    "card_files",
+    "describe_group",
+    "merge",
+    "read_card",
+    "read_cards",
+    "read_group",
+    "read_tree",
+    "scan_tree",
+]
 
 CARD = "task.yaml"
 GROUP = "_group.yaml"
@@ -126,6 +136,16 @@ def describe_group(root: Path, name: str) -> str:
     return description
 
 
+def card_files(root: Path, name: str) -> tuple[Path, ...]:
+    """The files that make one card: its own, then those of the groups above from the root down.
+
+    Args:
+        root: Folder of the tree.
+        name: The task's name.
+    """
+    return (Path(root, check_name(name), CARD), *_Reader(Path(root)).groups(name))
+
+
 class _Reader:
     """One pass over a tree; files of groups are read once."""
 
@@ -136,7 +156,9 @@ class _Reader:
         self._there: dict[Path, bool] = {}
 
     def walk(self, folder: Path, name: str) -> Iterator[str]:
-        with os.scandir(folder) if folder.is_dir() else nullcontext([]) as entries:
+        if not folder.is_dir():
+            return
+        with os.scandir(folder) as entries:
             there = sorted(entries, key=lambda entry: entry.name)
         for entry in there:
             if entry.name == CARD and name:

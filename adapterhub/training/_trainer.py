@@ -176,10 +176,10 @@ class Trainer:
         return found
 
     def _base_path(self, task: Task) -> str:
-        if task.name in self._registry and self._registry[task.name].base_model == task.base_model:
-            return self._registry.base_path(task.name)
-        inside = Path(self._registry.root) / task.base_model
-        return str(inside) if task.base_model and inside.is_dir() else task.base_model
+        """A base inside the registry's folder, or else what the card says, as the registry resolves it."""
+        inside = self._registry.root / task.base_model
+        is_ours = task.base_model and ".." not in Path(task.base_model).parts and inside.is_dir()
+        return str(inside) if is_ours else task.base_model
 
     def _deliver(self, task: Task, folder: Path, register: bool, out: Path | None) -> tuple[Task, Path]:
         """Move the folder to its place and register it."""

@@ -17,7 +17,9 @@ def split_of(key: str, share: float = 0.08) -> str:
     return "test" if place < share else "validation" if place < 2 * share else "train"
 
 
-def generated(make: Make, *, train: int, seed: int, test: int = 300, place: Callable[[str], str] | None = None) -> Splits:
+def generated(
+    make: Make, *, train: int, seed: int, test: int = 300, place: Callable[[str], str] | None = None
+) -> Splits:
     """Rows drawn from a generator; a key (the bare question) is in one split only, an input occurs once.
 
     Args:

@@ -39,7 +39,7 @@ WORDINGS = {
 
 
 def world_knowledge(data: Path) -> Splits:
-    """Capital, currency, language and region of the countries; each fact is tested in a wording it was not trained in."""
+    """Capital, currency, language and region of the countries; each fact is tested in a wording not trained on."""
     facts: dict[tuple[str, str], str] = {}
     folder = data / "knowledge/world-knowledge"
     for split in ("train", "validation", "test"):

@@ -44,7 +44,6 @@ def read_rows(path: Path) -> list[Row]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-
 def grammar(data: Path) -> Splits:
     """Agreement and word-form errors: the minimal pairs whose repair the sentence determines."""
     return _from_folder(data / "language/grammar-minimal-pairs", GRAMMAR, "output", repeats=2)
@@ -107,10 +106,10 @@ def _statement(draw: random.Random) -> tuple[str, str]:
 
 def _feeling(draw: random.Random) -> tuple[str, str]:
     subject, subjekt = draw.choice(words.SUBJECTS)
-    feeling, gefühl = draw.choice(words.FEELINGS)
+    feeling, zustand = draw.choice(words.FEELINGS)
     negated = draw.random() < 0.3
     english = f"{subject} {'not ' if negated else ''}{feeling}."
-    german = f"{subjekt} {'nicht ' if negated else ''}{gefühl}."
+    german = f"{subjekt} {'nicht ' if negated else ''}{zustand}."
     return english[0].upper() + english[1:], german[0].upper() + german[1:]
 
 

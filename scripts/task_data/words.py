@@ -34,8 +34,8 @@ OBJECTS = (
     "glove shoe towel kettle pan bowl vase drum flute rope lantern"
 ).split()
 PLACES = (
-    "kitchen garden garage bedroom office cellar attic hall library school shop station park market barn tower bathroom "
-    "cabin studio stable harbor museum theater bakery"
+    "kitchen garden garage bedroom office cellar attic hall library school shop station park market barn tower "
+    "bathroom cabin studio stable harbor museum theater bakery"
 ).split()
 COLOURS = "red blue green yellow black white brown orange purple grey pink silver".split()
 FOODS = "apples bread cheese rice fish soup cake eggs grapes pasta honey nuts plums beans pears".split()
@@ -87,8 +87,8 @@ TIMES = (
 BEINGS = ("dog", "cat", "man", "woman", "child", "bird", "horse", "friend", "sister", "brother", "teacher", "cow")
 
 KINDS = (
-    ("cat", "animal"), ("dog", "pet"), ("rose", "flower"), ("oak", "tree"), ("car", "vehicle"), ("violin", "instrument"),
-    ("trout", "fish"), ("eagle", "bird"), ("hammer", "tool"), ("chair", "object"), ("baker", "worker"),
+    ("cat", "animal"), ("dog", "pet"), ("rose", "flower"), ("oak", "tree"), ("car", "vehicle"),
+    ("violin", "instrument"), ("trout", "fish"), ("eagle", "bird"), ("hammer", "tool"), ("chair", "object"), ("baker", "worker"),
     ("nurse", "helper"), ("poet", "writer"), ("king", "ruler"), ("robot", "machine"), ("whale", "swimmer"),
     ("spider", "hunter"), ("apple", "fruit"), ("carrot", "vegetable"), ("ruby", "stone"), ("blick", "dax"),
     ("wug", "fep"), ("toma", "zav"), ("gorp", "lorn"), ("plim", "quill"), ("sarn", "tove"),

@@ -127,6 +127,16 @@ def test_an_adapter_trained_with_a_head_brings_it_to_the_bare_base(make, method,
         assert_equal_modules(adapter, peft, plain_model.base_model_prefix)
 
 
+def test_an_adapter_trained_on_the_bare_backbone_fits_the_model_with_a_head(tmp_path):
+    model = tiny_llama()
+    base = describe_base(model)
+    config = lora(target_modules=r"layers\.\d\.self_attn\.[qv]_proj", task_type="FEATURE_EXTRACTION")
+    peft = trained(model.model, config)
+    peft.save_pretrained(tmp_path)
+    seal(tmp_path, base)
+    assert_equal_modules(read_adapter(tmp_path, base), peft, "model")
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_files_are_read_as_float32(dtype, tmp_path):
     base = describe_base(tiny_llama())

@@ -374,6 +374,7 @@ def test_a_head_that_does_not_fit_is_refused(fault, base, tmp_path):
         ({"r": "4"}, "`r` should be a whole number"),
         ({"lora_alpha": float("inf")}, "`lora_alpha` should be a finite number"),
         ({"rank_pattern": {"q_proj": 0}}, "`rank_pattern['q_proj']` should be a whole number"),
+        ({"rank_pattern": {"(?i)q_proj": 2}}, "`rank_pattern` should be a regular expression"),
         ({"rank_pattern": {"(": 2}}, "`rank_pattern` should be a regular expression"),
         ({"alpha_pattern": ["q_proj"]}, "`alpha_pattern` should be an object"),
         ({"use_rslora": "false"}, "`use_rslora` should be one of False, True. Found 'false'"),
@@ -410,7 +411,7 @@ def test_other_methods_are_refused_by_name(config, base, tmp_path):
     assert fault.startswith(f"peft_type should be one of BOTTLENECK, LORA. Found '{config.peft_type.value}'.")
 
 
-@pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_bias": True}, {"init_lora_weights": "pissa"}])
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"bias": "lora_only"}, {"init_lora_weights": "pissa"}])
 def test_real_variants_of_lora_are_refused(options, tmp_path):
     base = describe_base(tiny_bert(), "acme/tiny")
     config = lora(target_modules=["query"], task_type=None, **options)

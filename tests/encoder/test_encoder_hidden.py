@@ -16,7 +16,9 @@ class Letters:
 
     def __call__(self, texts, truncation, max_length):
         assert truncation
-        return {"input_ids": [[3 + ord(letter) % 90 for letter in text if letter != "~"][:max_length] for text in texts]}
+        return {
+            "input_ids": [[3 + ord(letter) % 90 for letter in text if letter != "~"][:max_length] for text in texts]
+        }
 
 
 @pytest.fixture(params=["llama", "gpt2", "bert"])

@@ -80,6 +80,8 @@ def test_without_the_extra_the_error_names_it(monkeypatch):
 
 
 def test_importing_the_room_imports_no_heavy_library():
-    code = "import sys, adapterhub.encoder; print({'torch', 'sentence_transformers', 'transformers'} & set(sys.modules))"
+    code = (
+        "import sys, adapterhub.encoder; print({'torch', 'sentence_transformers', 'transformers'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

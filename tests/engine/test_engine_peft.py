@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_peft import ATTENTION, MLP, engine_of, lora, make_adapters, model_for, reference, save, texts
+from engine_peft import MLP, engine_of, lora, make_adapters, model_for, reference, save, texts
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
@@ -44,7 +44,9 @@ def peft_answer(kind, model, ids, mask):
 
 
 def ours(kind, engine, ids, mask, routes, name):
-    return engine.hidden(ids, mask, routes) if kind == "bert" and name in GENERATING else engine.forward(ids, mask, routes)
+    return (
+        engine.hidden(ids, mask, routes) if kind == "bert" and name in GENERATING else engine.forward(ids, mask, routes)
+    )
 
 
 def assert_same(mine, peers, mask, per_token, tolerance=1e-5):
@@ -105,10 +107,13 @@ def test_left_and_right_padding_answer_alike(kind, engine, name):
         for row in range(4):
             ids[row][mask[row].bool()] = tokens[row, : int(mask[row].sum())]
     routes = [Route.to(name)] * 4
-    for row, (mine, peer) in enumerate(zip(engine.forward(*left, routes), engine.forward(*right, routes), strict=True)):
-        if name == "tokens":
-            mine, peer = mine[left[1][row].bool()], peer[right[1][row].bool()]
-        torch.testing.assert_close(mine, peer, atol=1e-6, rtol=0)
+    mine, peers = engine.forward(*left, routes), engine.forward(*right, routes)
+    if name == "tokens":
+        mine, peers = (
+            [row[real.bool()] for row, real in zip(a, m, strict=True)] for a, m in ((mine, left[1]), (peers, right[1]))
+        )
+    for one, other in zip(mine, peers, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
 def test_sequence_answers_do_not_depend_on_the_padding(kind, adapters, engine):
@@ -166,8 +171,22 @@ def test_a_mixed_batch_generates_what_peft_generates_row_by_row(decoders, genera
         assert mine[row].tolist() == peer.tolist()
 
 
-def test_the_attention_adapter_differs_from_the_base(kind, engine):
-    assert ATTENTION[kind]
-    ids, mask = texts(2, 9, side="right")
-    adapted, base = (ours(kind, engine, ids, mask, [route] * 2, "small") for route in (Route.to("small"), Route()))
-    assert (adapted[0] - base[0]).abs().max() > 1e-3
+@pytest.mark.parametrize("generating", ["llama", "gpt2"])
+def test_one_prompt_is_continued_differently_by_each_route(decoders, generating):
+    routes = [Route.to(name) for name in GENERATING] + [Route()]
+    ids, mask = (tensor.expand(len(routes), -1) for tensor in texts(1, 8))
+    new = decoders[generating][1].generate(ids, mask, routes, max_new_tokens=8, min_new_tokens=8).sequences[:, 8:]
+    assert len(set(map(tuple, new.tolist()))) >= 4  # a random GPT-2 likes to repeat one token
+
+
+def test_an_adapter_on_the_lm_head_equals_peft(tmp_path):
+    folder = save("llama", tmp_path / "head", lora("llama", ["q_proj", "lm_head"], 4), seed=0)
+    ids, mask = texts(3, 9)
+    with engine_of("llama", {"head": folder}) as engine:
+        mine = engine.forward(ids, mask, [Route.to("head")] * 3)
+        tokens = engine.generate(ids, mask, [Route.to("head")] * 3, max_new_tokens=5, num_beams=2).sequences
+    model = reference("llama", folder)
+    assert_same(mine, peft_answer("llama", model, ids, mask), mask, per_token=True)
+    with torch.no_grad():
+        peer = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=5, num_beams=2)
+    assert tokens.tolist() == peer.tolist()

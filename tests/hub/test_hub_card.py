@@ -85,6 +85,13 @@ def test_the_text_shows_prompt_examples_and_numbers():
     assert "## Use" not in text
 
 
+def test_indented_prompts_keep_their_spaces_and_quotes_do_not_break_the_code():
+    task = Task("a/b", "Something.", prompt="  two\n    four {text}", base_model='acme/"base"')
+    text = ModelCard(model_card(task, repo_id="acme/tasks")).text
+    assert "      two\n        four {text}" in text
+    ast.parse(textwrap.dedent(text.partition("## Use\n")[2]))
+
+
 def test_text_that_looks_like_front_matter_changes_nothing():
     task = Task(
         "a/b", "One.\n---\nlicense: mit\n---\n", prompt="---\n{text}", license="apache-2.0", tags=("x: y", "- z")

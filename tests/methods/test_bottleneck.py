@@ -11,7 +11,7 @@ from conftest import tiny_bert, tiny_gpt2, tiny_llama
 from peft import PeftConfig, PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from torch.nn import functional
-from transformers import AutoConfig, AutoModel, BertForSequenceClassification
+from transformers import AutoConfig, AutoModel, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from adapterhub.errors import InputError
 from adapterhub.methods import BottleneckConfig, BottleneckModel, register
@@ -221,6 +221,21 @@ def test_a_mixed_batch_generates_with_beams(beams, sequences):
         alone = model.generate(input_ids=one, attention_mask=mask, adapter_names=[name], **settings)
         found = mixed[row * sequences : (row + 1) * sequences, : alone.shape[1]]
         assert torch.equal(found, alone)
+
+
+def test_an_encoder_decoder_generates_a_mixed_batch_with_beams():
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=96, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, decoder_start_token_id=0)
+    model = get_peft_model(T5ForConditionalGeneration(config), BottleneckConfig(r=4, target_modules=["o", "wo"])).eval()
+    shake(model)
+    settings = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2}
+    mixed = model.generate(input_ids=IDS, adapter_names=["default", "__base__", "default"], **settings)
+    with model.disable_adapter():
+        base = model.generate(input_ids=IDS, **settings)
+    adapted_rows = model.generate(input_ids=IDS, **settings)
+    assert torch.equal(mixed[1], base[1])
+    assert torch.equal(mixed[[0, 2]], adapted_rows[[0, 2]])
+    assert not torch.equal(mixed, base)
 
 
 def test_a_failed_mixed_call_leaves_no_hooks():

@@ -1,0 +1,89 @@
+"""Adapter folders for the registry's tests, and what its worker processes do."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from adapterhub.registry import Registry
+from adapterhub.task import Task
+
+
+def make_adapter(folder: Path, seed: str = "0", size: int = 4096) -> Path:
+    """A folder with the right names and an honest seal; the registry never looks into the tensors."""
+    folder.mkdir(parents=True)
+    weights = hashlib.shake_256(seed.encode()).digest(size)
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "seed": seed}))
+    (folder / "adapter_model.safetensors").write_bytes(weights)
+    (folder / "README.md").write_text("not part of the adapter")
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    seal = {"format": 1, "base_model": "tiny", "fingerprint": "f", "files": files}
+    (folder / "adapterhub.json").write_text(json.dumps(seal))
+    return folder
+
+
+def tree(root: Path) -> dict[str, bytes]:
+    """Every file of a registry but what is derived."""
+    files = [path for path in sorted(root.rglob("*")) if path.is_file()]
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in files
+        if path.relative_to(root).parts[0] != ".catalog"
+    }
+
+
+def register_many(root: str, adapter: str, prefix: str, count: int, acknowledged: str) -> None:
+    """Register tasks one after another, noting each one that `add` has returned for."""
+    registry = Registry(root)
+    with Path(acknowledged).open("a") as file:
+        for number in range(count):
+            name = f"{prefix}/t{number}"
+            registry.add(Task(name, f"Task {number}.", examples=(f"example {number}",)), Path(adapter))
+            os.write(file.fileno(), f"{name}\n".encode())
+
+
+def die_at_each(template: str, folder: str, adapter: str, action: str) -> None:
+    """Do the same change to copies of a registry, killed before its first file operation, its second, and so on."""
+    for moment in range(1, 200):
+        root = f"{folder}/{moment:03}"
+        shutil.copytree(template, root)
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                die_at(root, adapter, action, moment)
+                os._exit(0)
+            os._exit(1)
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+            sys.exit(os.waitstatus_to_exitcode(status))
+    sys.exit(2)
+
+
+def die_at(root: str, adapter: str, action: str, moment: int) -> None:
+    """Change a registry and be killed just before the given file operation below its folder."""
+    operations = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree", "sqlite3.connect"}
+    count = 0
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal count
+        # Within shutil.rmtree names are relative to an open folder, so every removal counts.
+        if event in operations and (root in str(arguments) or event in ("os.remove", "os.rmdir")):
+            count += 1
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    registry = Registry(root)
+    sys.addaudithook(hook)
+    if action == "remove":
+        registry.remove("old/task")
+    elif action == "replace":
+        registry.add(Task("old/task", "Another."), Path(adapter), replace=True)
+    else:
+        registry.add(Task("new/one/task", "New."), Path(adapter))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 
 import typer
@@ -52,8 +53,7 @@ def _options(
 
 def main() -> None:
     """Run the command line; an error of ours is one line on stderr and exit status 1."""
-    for name in ("transformers", "sentence_transformers", "huggingface_hub", "httpx2"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    _hush()
     try:
         app()
     except AdapterHubError as error:
@@ -62,6 +62,16 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("stopped")
         sys.exit(130)
+
+
+def _hush() -> None:
+    """Keep the libraries' own notes and bars off stderr, which belongs to ours."""
+    for name in ("transformers", "sentence_transformers", "huggingface_hub", "httpx2"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # Read at import, so set before the heavy libraries are loaded.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _plain(message: str) -> str:

@@ -54,8 +54,8 @@ def demo(
     train: Annotated[bool, typer.Option(help="Also train and register a new task.")] = True,
 ) -> None:
     """Show the bundled tasks at work, then add a task of your own."""
-    from adapterhub.model import RoutedModel, bundled_registry
-    from adapterhub.registry import Registry
+    from adapterhub.model import RoutedModel
+    from adapterhub.registry import Registry, bundled_registry
 
     with tempfile.TemporaryDirectory(prefix="adapterhub-demo-") as temporary:
         # A copy, so that the demo leaves the registry as it found it.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from adapterhub.errors import InputError
-from adapterhub.registry import Registry
+
+if TYPE_CHECKING:
+    from adapterhub.registry import Registry
 
 __all__ = ["JsonOption", "RegistryOption", "YesOption", "open_registry"]
 
@@ -32,9 +34,9 @@ def open_registry(folder: Path | None) -> Registry:
     Raises:
         InputError: If the folder does not exist.
     """
-    if folder is None:
-        from adapterhub.model import bundled_registry
+    from adapterhub.registry import Registry, bundled_registry
 
+    if folder is None:
         local = Path("registry")
         folder = local if (local / "_group.yaml").is_file() else bundled_registry()
     if not folder.is_dir():

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.tree import Tree
 
-from adapterhub.model import Prediction
-from adapterhub.model import spoken as spoken_answers
-from adapterhub.registry import Registry
-from adapterhub.router import Decision
-from adapterhub.task import Task
+if TYPE_CHECKING:  # the rooms behind are heavy: a command loads those that it needs
+    from adapterhub.model import Prediction
+    from adapterhub.registry import Registry
+    from adapterhub.router import Decision
+    from adapterhub.task import Task
 
 __all__ = ["decision_dict", "decision_tree", "err", "out", "print_json", "spoken", "task_tree"]
 
@@ -27,6 +28,8 @@ def print_json(value: object) -> None:
 
 def spoken(prediction: Prediction) -> str:
     """A prediction as one line of text."""
+    from adapterhub.model import spoken as spoken_answers
+
     return spoken_answers(prediction.predictions) or "-"
 
 

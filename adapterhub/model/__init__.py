@@ -1,7 +1,7 @@
 """RoutedModel: a router in front of an engine."""
 
-from adapterhub.model._base import bundled_registry, load_base
+from adapterhub.model._base import load_base
 from adapterhub.model._prediction import Answer, Entity, Prediction
 from adapterhub.model._routed import RoutedModel, spoken
 
-__all__ = ["Answer", "Entity", "Prediction", "RoutedModel", "bundled_registry", "load_base", "spoken"]
+__all__ = ["Answer", "Entity", "Prediction", "RoutedModel", "load_base", "spoken"]

@@ -8,24 +8,10 @@ from typing import cast
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-import adapterhub
 from adapterhub.errors import InputError
 from adapterhub.training import is_decoder, load_tokenizer
 
-__all__ = ["bundled_registry", "load_base"]
-
-
-def bundled_registry() -> Path:
-    """Folder of the registry that comes with the package: inside the wheel, or beside the package in a checkout.
-
-    Raises:
-        InputError: If neither folder exists.
-    """
-    package = Path(adapterhub.__file__).parent
-    for folder in (package / "_registry", package.parent / "registry"):
-        if (folder / "_group.yaml").is_file():
-            return folder
-    raise InputError(f"The bundled registry should lie in {package / '_registry'}. Found none. Reinstall adapterhub.")
+__all__ = ["load_base"]
 
 
 def load_base(base: str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

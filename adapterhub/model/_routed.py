@@ -12,9 +12,9 @@ from adapterhub.encoder import Encoder, SentenceEncoder
 from adapterhub.engine import Engine
 from adapterhub.errors import InputError, TaskNotFoundError
 from adapterhub.model._answers import classified, entities, number, sequences
-from adapterhub.model._base import bundled_registry, load_base
+from adapterhub.model._base import load_base
 from adapterhub.model._prediction import Answer, Entity, Prediction
-from adapterhub.registry import Registry
+from adapterhub.registry import Registry, bundled_registry
 from adapterhub.route import Route
 from adapterhub.router import Router, RoutingPolicy
 from adapterhub.task import Task

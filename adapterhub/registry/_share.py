@@ -16,9 +16,7 @@ from adapterhub.task import CARD, write_card
 __all__ = ["push_task"]
 
 
-def push_task(
-    registry: Registry, name: str, repo_id: str, *, private: bool = False, token: str | None = None
-) -> str:
+def push_task(registry: Registry, name: str, repo_id: str, *, private: bool = False, token: str | None = None) -> str:
     """Push a task to the Hub: its adapter's files, its card complete with what it inherits, and a model card.
 
     Args:

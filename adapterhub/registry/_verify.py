@@ -42,8 +42,9 @@ def stack_faults(task: Task, stacks: Mapping[str, tuple[str, ...]]) -> list[str]
         task: The task.
         stacks: The stack of every task, by name.
     """
+    others = stacks.keys() - {task.name}
     faults = [
-        f"{task.name}: `stack` should name tasks of the registry. Found {other!r}.{did_you_mean(other, stacks)} "
+        f"{task.name}: `stack` should name tasks of the registry. Found {other!r}.{did_you_mean(other, others)} "
         "Add that task first or remove the entry."
         for other in task.stack
         if other not in stacks

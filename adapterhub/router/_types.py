@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -94,7 +94,12 @@ class VectorsOfTask(Protocol):
 
 
 class Described(Protocol):
-    """The one thing about a card that the router asks."""
+    """What the router asks of a card."""
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        ...
 
     @property
     def adapter(self) -> str | None:
@@ -113,6 +118,6 @@ class TaskSource(Protocol):
         """The vectors of all tasks."""
         ...
 
-    def __iter__(self) -> Iterator[str]: ...
-
-    def __getitem__(self, name: str) -> Described: ...
+    def under(self, prefix: str) -> Sequence[Described]:
+        """The tasks at and below a branch; the empty prefix is the whole tree."""
+        ...

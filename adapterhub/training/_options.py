@@ -111,16 +111,17 @@ class Options:
 
 
 def validations(
-    given: float | DataSource | Mapping[str, float | DataSource], names: Sequence[str]
+    given: float | DataSource | Mapping[str, float | DataSource], names: Sequence[str], *, needed: bool = False
 ) -> dict[str, float | DataSource]:
     """What each task is validated on.
 
     Args:
         given: A share for all, data for the only task, or either by task name.
         names: The tasks.
+        needed: Whether every task needs validation rows, because they decide when to stop.
 
     Raises:
-        InputError: If a share is outside [0, 1), or names and tasks do not match.
+        InputError: If a share is outside [0, 1) or 0 where rows are needed, or names and tasks do not match.
     """
     if isinstance(given, Mapping):
         faults = [f"`validation` has no entry for {name}. Add one, 0 for none." for name in names if name not in given]
@@ -137,6 +138,8 @@ def validations(
     for name, value in found.items():
         if isinstance(value, int | float) and not (_is_number(value) and 0 <= value < 1):
             faults.append(f"`validation` of {name} should be a share in [0, 1), or data. Found {value!r}.")
+        elif needed and value == 0:
+            faults.append(f"`patience` needs validation rows. Found validation=0 for {name}. Set a share aside.")
     if faults:
         raise InputError("\n".join(faults))
     return found

@@ -141,7 +141,7 @@ class Trainer:
         prepared = prepare(
             tasks,
             data,
-            validations(self._validation, list(tasks)),
+            validations(self._validation, list(tasks), needed=self._run.options.patience is not None),
             validation_rows=self._run.options.validation_rows,
             max_length=self._run.options.max_length,
         )

@@ -6,9 +6,11 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 
 from adapterhub.registry import Registry
@@ -47,6 +49,24 @@ def register_many(root: str, adapter: str, prefix: str, count: int, acknowledged
             name = f"{prefix}/t{number}"
             registry.add(Task(name, f"Task {number}.", examples=(f"example {number}",)), Path(adapter))
             os.write(file.fileno(), f"{name}\n".encode())
+
+
+def kill_at_random(root: str, adapter: str, acknowledged: str, rounds: int) -> None:
+    """Fork a process that registers tasks, kill it a random while after its first one, and again."""
+    chance = random.Random(0)
+    for moment in range(rounds):
+        before = Path(acknowledged).stat().st_size
+        child = os.fork()
+        if child == 0:
+            register_many(root, adapter, f"p{moment}", 999, acknowledged)
+            os._exit(1)
+        while Path(acknowledged).stat().st_size == before:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.05))
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.waitstatus_to_exitcode(status) != -signal.SIGKILL:
+            sys.exit(1)
 
 
 def die_at_each(template: str, folder: str, adapter: str, action: str) -> None:

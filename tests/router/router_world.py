@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from adapterhub.errors import TaskNotFoundError
-
 DIMENSION = 24
 
 
@@ -22,6 +20,7 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Card:
+    name: str
     adapter: str | None
 
 
@@ -90,13 +89,9 @@ class FakeRegistry:
         self.asked += 1
         return list(self.tasks.values())
 
-    def __iter__(self):
-        return iter(self.tasks)
-
-    def __getitem__(self, name):
-        if name not in self.tasks:
-            raise TaskNotFoundError(name)
-        return Card(None if name in self.bare else "v1")
+    def under(self, prefix):
+        assert prefix == ""
+        return [Card(name, None if name in self.bare else "v1") for name in self.tasks]
 
 
 def with_nan(task):

@@ -48,10 +48,11 @@ QUERIES = {
     "Compute 9 minus 4": "reasoning/math",
 }
 FOREIGN = [
-    "public static void main(String[] args) { System.exit(0); }",
     "Preheat the oven, butter the tin, and whisk the eggs with the sugar until pale.",
-    "my bicycle chain keeps slipping when I change gear on a hill",
     "remind me to call the dentist on thursday at nine",
+    "import numpy as np",
+    "The mitochondrion makes energy for the cell.",
+    "book a table for two at seven",
 ]
 
 
@@ -80,3 +81,16 @@ def test_a_clear_text_is_sure(router):
     assert decision.kind == "sure"
     assert decision.candidates[0].probability > 0.8
     assert decision.branches[0][0] == "knowledge"
+
+
+def test_a_registry_on_disk_is_what_the_router_asks_for(tmp_path):
+    """Cards without adapters are known but not routed to; the encoder's vectors come through the catalogue."""
+    from adapterhub.registry import Registry
+    from adapterhub.task import Task
+
+    registry = Registry(tmp_path / "registry")
+    router = Router(registry, SentenceEncoder())
+    for name, (description, examples) in CARDS.items():
+        registry.add(Task(name, description, tuple(examples)))
+    decision = router.decide(["The capital of Azerbaijan is"], under="knowledge")[0]
+    assert (decision.kind, decision.candidates, decision.none_probability) == ("none", (), 1.0)

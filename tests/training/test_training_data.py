@@ -161,11 +161,18 @@ def test_a_folder_that_is_no_data_set(tmp_path):
         read_rows(tmp_path, "data")
 
 
+def test_a_name_that_is_no_data_set(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no file, folder or data set of that name"):
+        read_rows("no-such-data-set", "data")
+
+
 def test_a_missing_split_names_those_that_are_there(tmp_path):
     datasets = pytest.importorskip("datasets")
     table = datasets.Dataset.from_list(rows("generation", 3))
     datasets.DatasetDict({"test": table}).save_to_disk(str(tmp_path / "d"))
-    with pytest.raises(DataError, match="needs a split `train`. Found test"):
+    with pytest.raises(DataError, match=r"needs a split `train`\. Found test"):
         read_rows(tmp_path / "d", "data")
 
 

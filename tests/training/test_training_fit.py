@@ -60,7 +60,7 @@ CASES = [
     ("_base", "lora", "classification", {}),
     ("_base", "lora", "token-classification", {}),
     ("_base", "lora", "regression", {"max_steps": 100}),
-    ("_base", "bottleneck", "generation", {"max_steps": 260, "learning_rate": 2e-2}),
+    ("_base", "bottleneck", "generation", {"max_steps": 400, "learning_rate": 2e-2, "rank": 16}),
     ("_base", "bottleneck", "token-classification", {}),
     ("_bert", "lora", "classification", {}),
     ("_bert", "lora", "token-classification", {}),
@@ -358,7 +358,7 @@ def test_chosen_targets_are_the_ones_that_are_trained(registry):
 
 
 def test_default_targets_are_all_linear_modules_of_the_backbone(llama, gpt2, bert):
-    assert linear_targets(llama) == sorted("q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split())
+    assert linear_targets(llama) == ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
     assert linear_targets(gpt2) == ["c_attn", "c_fc", "c_proj"]
     dense = ["attention.output.dense", "intermediate.dense", "output.dense"]
     assert linear_targets(bert) == sorted([*dense, "key", "query", "value"])
@@ -380,7 +380,7 @@ def test_faults_of_all_tasks_are_listed_before_anything_is_trained(registry, tmp
     path = tmp_path / "a.jsonl"
     path.write_text('{"input": "a"}\n{"input": "b"\n{"input": "c", "output": "d"}\n')
     tasks = {"tests/generation": card(), "tests/classification": card("classification")}
-    bad = rows("classification", 5) + [{"input": "x", "label": "rde"}]
+    bad = [*rows("classification", 5), {"input": "x", "label": "rde"}]
     with pytest.raises(DataError) as error:
         Trainer(registry, **OPTIONS).fit({"tests/generation": path, "tests/classification": bad}, tasks)
     assert [line.split(": ")[0] for line in str(error.value).splitlines()] == [
@@ -456,6 +456,24 @@ def test_bad_validation(validation, message, registry):
     assert message in str(error.value)
 
 
+def test_patience_needs_validation_rows(registry):
+    with pytest.raises(InputError, match="`patience` needs validation rows"):
+        fit(registry, "classification", validation=0, patience=2)
+
+
+def test_the_dropout_of_the_base_stays_off(registry, monkeypatch):
+    original, modes = loop.batch_loss, []
+
+    def spy(model, *args):
+        modes.extend(module.training for module in model.modules())
+        return original(model, *args)
+
+    monkeypatch.setattr(loop, "batch_loss", spy)
+    fit(registry, "classification", base="_bert", max_steps=2)
+    assert modes
+    assert not any(modes)
+
+
 def test_one_validation_file_does_not_serve_two_tasks(registry):
     tasks = {"tests/generation": card(), "tests/classification": card("classification")}
     data = {name: rows(task.head, 4) for name, task in tasks.items()}
@@ -478,7 +496,7 @@ def test_bad_cards_and_bases(registry, bases):
     ]:
         with pytest.raises(InputError, match=message):
             trainer.fit(data, {"tests/classification": card("classification", **fields)})
-    with pytest.raises(InputError, match="cannot be loaded for generation|needs a tokenizer with an end token"):
+    with pytest.raises(InputError, match="needs a tokenizer with an end token"):
         trainer.fit({"tests/generation": rows("generation", 4)}, {"tests/generation": card(base_model="_bert")})
     assert list(registry) == []
 

@@ -51,7 +51,7 @@ def sequences(
     if count > 1:
         log_probabilities = result.sequences_scores.float()
     else:
-        log_probabilities = _log_probability(result.scores, new, tokenizer.pad_token_id)
+        log_probabilities = _log_probability(result.scores, new, tokenizer.pad_token_id, limits)
     found: list[Scored] = []
     for row, limit in enumerate(limits):
         block = slice(row * count, (row + 1) * count)
@@ -65,11 +65,14 @@ def sequences(
     return found
 
 
-def _log_probability(scores: Sequence[torch.Tensor], new: torch.Tensor, pad: int | None) -> torch.Tensor:
-    """Log probability of each greedy row, (rows,): its tokens up to and with the end token."""
+def _log_probability(
+    scores: Sequence[torch.Tensor], new: torch.Tensor, pad: int | None, limits: Sequence[int]
+) -> torch.Tensor:
+    """Log probability of each greedy row, (rows,): its tokens up to and with the end token, at most its limit."""
     steps = torch.stack(list(scores), dim=1).float().log_softmax(-1)  # (rows, steps, vocabulary)
     chosen = steps.gather(-1, new.unsqueeze(-1)).squeeze(-1)  # (rows, steps)
-    return torch.where(new.eq(-1 if pad is None else pad), 0.0, chosen).sum(-1)
+    beyond = torch.arange(new.shape[1], device=new.device) >= torch.tensor(limits, device=new.device).unsqueeze(1)
+    return torch.where(beyond | new.eq(-1 if pad is None else pad), 0.0, chosen).sum(-1)
 
 
 def entities(

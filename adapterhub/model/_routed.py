@@ -128,15 +128,11 @@ class RoutedModel:
         routes = self._routes(texts, tasks)
         heads = [self.registry[r.adapters[0]] if r.adapters else _BASE_TASK for r in routes]
         answers: list[tuple[list[Answer], list[float]]] = [([], [])] * len(texts)
-        generating = [i for i, task in enumerate(heads) if task.head == "generation"]
-        reading = [i for i, task in enumerate(heads) if task.head != "generation"]
-        for rows, run in ((generating, self._generate), (reading, self._read)):
-            if rows:
-                found = run(
-                    [texts[i] for i in rows], [heads[i] for i in rows], [routes[i] for i in rows], num_predictions
-                )
-                for i, answer in zip(rows, found, strict=True):
-                    answers[i] = answer
+        for rows in _passes(heads, num_predictions):
+            run = self._generate if heads[rows[0]].head == "generation" else self._read
+            found = run([texts[i] for i in rows], [heads[i] for i in rows], [routes[i] for i in rows], num_predictions)
+            for i, answer in zip(rows, found, strict=True):
+                answers[i] = answer
         return [
             Prediction(
                 task=route.adapters[0] if route.adapters else None,
@@ -253,6 +249,20 @@ def spoken(predictions: tuple[Answer, ...]) -> str:
     if isinstance(predictions[0], Entity):
         return ", ".join(f"{p.text} ({p.label})" for p in predictions if isinstance(p, Entity))
     return str(predictions[0])
+
+
+def _passes(heads: Sequence[Task], count: int) -> list[list[int]]:
+    """The rows of a batch that run together: all that read, and all that generate.
+
+    Beams are scored when they end, so rows whose beams may be of different lengths do not share a pass; a greedy row is
+    cut at its own length afterwards.
+    """
+    passes: dict[tuple[bool, int], list[int]] = {}
+    for row, task in enumerate(heads):
+        generating = task.head == "generation"
+        length = task.max_new_tokens if generating and count > 1 else 0
+        passes.setdefault((generating, length), []).append(row)
+    return list(passes.values())
 
 
 def _only_base(registry: Registry) -> str:

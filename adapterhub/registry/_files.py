@@ -9,10 +9,9 @@ import re
 import shutil
 from pathlib import Path
 
-from adapterhub.adapter import content_hash
 from adapterhub.errors import IntegrityError
 
-__all__ = ["adapter_faults", "copy_adapter", "durable_folder", "prune", "sync_folder", "versions_in"]
+__all__ = ["adapter_faults", "copy_adapter", "durable_folder", "hash_of", "prune", "sync_folder", "versions_in"]
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "adapterhub.json")
 _SEAL = "adapterhub.json"
@@ -55,7 +54,15 @@ def copy_adapter(source: Path, target: Path) -> str:
     faults = adapter_faults(target, None)
     if faults:
         raise IntegrityError(f"{source}: " + " ".join(fault.removeprefix(f"{target}: ") for fault in faults))
-    return content_hash(target)
+    return hash_of(target)
+
+
+def hash_of(folder: Path) -> str:
+    """The content hash of an adapter's folder."""
+    # The adapter room loads torch, and listing cards should not wait for that.
+    from adapterhub.adapter import content_hash
+
+    return content_hash(folder)
 
 
 def adapter_faults(folder: Path, sha256: str | None) -> list[str]:
@@ -66,7 +73,7 @@ def adapter_faults(folder: Path, sha256: str | None) -> list[str]:
         sha256: The content hash that the card states, or None to hold the files against the seal only.
     """
     try:
-        found = content_hash(folder)
+        found = hash_of(folder)
     except IntegrityError as error:
         return [str(error)]
     faults = _seal_faults(folder) if (folder / _SEAL).is_file() else []

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
-from adapterhub.adapter import content_hash
 from adapterhub.catalog import SqliteCatalog, TaskRecord, TaskVectors
 from adapterhub.encoder import Encoder
 from adapterhub.errors import CardError, InputError, IntegrityError, TaskNotFoundError, did_you_mean
-from adapterhub.registry._files import adapter_faults, durable_folder, versions_in
+from adapterhub.registry._files import adapter_faults, durable_folder, hash_of, versions_in
 from adapterhub.registry._hub import resolve
 from adapterhub.registry._lock import locked
 from adapterhub.registry._mirror import changes, mirror, put_one, task_of
@@ -289,4 +288,4 @@ class Registry:
         faults = adapter_faults(folder, task.sha256)
         if faults:
             raise IntegrityError(f"{task.name}: its adapter is not what the card states. {' '.join(faults)}")
-        return dataclasses.replace(task, sha256=content_hash(folder))
+        return dataclasses.replace(task, sha256=hash_of(folder))

@@ -15,7 +15,16 @@ from adapterhub.task._read import merge
 
 __all__ = ["write_card"]
 
-_DUMPER: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """Writes a text with line breaks as one quoted line, as people do."""
+
+
+def _text(dumper: Any, value: str) -> Any:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"' if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def write_card(path: Path, task: Task, inherited: Mapping[str, object] | None = None) -> None:
@@ -56,7 +65,7 @@ def _dump(task: Task, inherited: Mapping[str, object]) -> str:
 def _dump_field(field: Field, value: object) -> str:
     text: str = yaml.dump(
         {field.name: value},
-        Dumper=_DUMPER,
+        Dumper=_Dumper,
         allow_unicode=True,
         sort_keys=False,
         width=1_000_000,

@@ -10,6 +10,7 @@ from adapterhub.evaluation._rows import EvaluationRow
 from adapterhub.model import RoutedModel
 from adapterhub.route import Route
 from adapterhub.task import Task
+from adapterhub.training import encode_prompt
 
 __all__ = ["base_answers"]
 
@@ -18,7 +19,7 @@ def base_answers(model: RoutedModel, task: Task, rows: Sequence[EvaluationRow]) 
     r"""The base's answers to a batch of rows.
 
     Generation: greedy text for the task's prompt. Classification: the label that is likeliest as the continuation of
-    `<prompt>\\n=>`, by mean log-probability of its tokens; a base without an LM head says the first label.
+    `<prompt>\n=>`, by mean log-probability of its tokens; a base without an LM head says the first label.
     Token classification: no entity, for the base has no head. Regression: 0.
 
     Args:
@@ -40,11 +41,14 @@ def _likeliest_label(model: RoutedModel, task: Task, text: str) -> str:
     if "lm_head" not in model.engine.base.modules:
         return task.labels[0]
     prompt = f"{task.format(text)}\n=>"
-    start = len(model.tokenizer(prompt)["input_ids"])
+    opened = encode_prompt(model.tokenizer, prompt)
     ids, mask = model.encode([f"{prompt} {label}" for label in task.labels], "right")
     rows = model.engine.forward(ids, mask, [Route()] * len(task.labels))
     values = []
     for logits, row, length in zip(rows, ids, mask.sum(-1).tolist(), strict=True):
+        # A tokenizer may join the prompt's end with the label: what both share is the prompt.
+        pairs = enumerate(zip(opened, row[:length].tolist(), strict=False))
+        start = next((place for place, (ours, theirs) in pairs if ours != theirs), len(opened))
         steps = logits[start - 1 : length - 1].float().log_softmax(-1)  # (label tokens, vocabulary)
         values.append(steps.gather(-1, row[start:length, None]).mean())
     return task.labels[int(torch.stack(values).argmax())]

@@ -51,7 +51,7 @@ def sequences(
     if count > 1:
         log_probabilities = result.sequences_scores.float()
     else:
-        log_probabilities = _log_probability(result.scores, new, tokenizer.pad_token_id, limits)
+        log_probabilities = _log_probability(result.scores, new, tokenizer, limits)
     found: list[Scored] = []
     for row, limit in enumerate(limits):
         block = slice(row * count, (row + 1) * count)
@@ -66,13 +66,16 @@ def sequences(
 
 
 def _log_probability(
-    scores: Sequence[torch.Tensor], new: torch.Tensor, pad: int | None, limits: Sequence[int]
+    scores: Sequence[torch.Tensor], new: torch.Tensor, tokenizer: PreTrainedTokenizerBase, limits: Sequence[int]
 ) -> torch.Tensor:
     """Log probability of each greedy row, (rows,): its tokens up to and with the end token, at most its limit."""
     steps = torch.stack(list(scores), dim=1).float().log_softmax(-1)  # (rows, steps, vocabulary)
     chosen = steps.gather(-1, new.unsqueeze(-1)).squeeze(-1)  # (rows, steps)
     beyond = torch.arange(new.shape[1], device=new.device) >= torch.tensor(limits, device=new.device).unsqueeze(1)
-    return torch.where(beyond | new.eq(-1 if pad is None else pad), 0.0, chosen).sum(-1)
+    padding = new.eq(-1 if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # the first one is the end token, which counts
+        padding &= padding.cumsum(-1) > 1
+    return torch.where(beyond | padding, 0.0, chosen).sum(-1)
 
 
 def entities(
@@ -88,7 +91,7 @@ def entities(
         tokenizer: The one that made the tokens.
         last: Whether a word's last token stands for it (decoders) or its first.
     """
-    offset = prompt.index(text)
+    offset = task.prompt.index("{text}")
     words = split_words(text)
     _, tokens = align_words(tokenizer, prompt, [(start + offset, end + offset) for _, start, end in words], last=last)
     probabilities = logits.float().softmax(-1)[tokens]  # (words, labels)

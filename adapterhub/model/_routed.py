@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from adapterhub.encoder import Encoder, SentenceEncoder
@@ -18,7 +19,7 @@ from adapterhub.registry import Registry, bundled_registry
 from adapterhub.route import Route
 from adapterhub.router import Router, RoutingPolicy
 from adapterhub.task import Task
-from adapterhub.training import base_id, is_decoder
+from adapterhub.training import base_id, encode_prompt, is_decoder
 
 __all__ = ["RoutedModel"]
 
@@ -48,8 +49,7 @@ class RoutedModel:
         *,
         k: int = 1,
     ) -> None:
-        if k < 1:
-            raise InputError(f"k is at least 1. Found {k}. Give k=1 for the single best adapter.")
+        _check_k(k)
         self.engine, self.tokenizer, self.registry, self.router, self.k = engine, tokenizer, registry, router, k
         self._known: set[str] = set()
         self._last = is_decoder(engine.model.config)
@@ -74,8 +74,10 @@ class RoutedModel:
             dtype: Type of the base's weights in memory.
 
         Raises:
-            InputError: If the base cannot be loaded, or none is given and the registry's tasks name none or several.
+            InputError: If the base cannot be loaded, or none is given and the registry's tasks name none or several, or
+                `k` is below 1.
         """
+        _check_k(k)  # before the seconds that loading takes
         tasks = registry if isinstance(registry, Registry) else Registry(registry or bundled_registry())
         folder = str(base) if base is not None else _only_base(tasks)
         model, tokenizer = load_base(folder, dtype)
@@ -88,6 +90,10 @@ class RoutedModel:
         Args:
             texts: Inputs of any kind, mixed freely.
             tasks: The task of each text, or None to let the router decide.
+
+        Raises:
+            InputError: If a text is empty or too long for the base, or the lengths differ.
+            TaskNotFoundError: If a task is unknown, or has no adapter.
         """
         return [spoken(p.predictions) for p in self.predictions(texts, tasks)]
 
@@ -102,6 +108,10 @@ class RoutedModel:
         Returns:
             The keys `task`, `input`, `predictions`, `scores` (descending, in [0, 1]) and `adapters` (name, gate), for
             every head; see `Prediction`.
+
+        Raises:
+            InputError: If the text is empty or too long for the base, or `num_predictions` is below 1.
+            TaskNotFoundError: If the task is unknown, or has no adapter.
         """
         return self.predictions([text], [task], num_predictions)[0].to_dict()
 
@@ -196,15 +206,22 @@ class RoutedModel:
 
         Args:
             prompts: Texts in their card's template.
-            side: `left` to generate, `right` to read.
+            side: Where the padding goes: `left` to generate, with the end of the prompt left open for the answer as in
+                training, `right` to read.
 
         Returns:
             Token ids and attention mask, (rows, tokens) int64 each.
         """
-        batch = self.tokenizer(
-            prompts, return_tensors="pt", padding=True, padding_side=side, return_token_type_ids=False
-        ).to(self.engine.model.device)
-        return batch["input_ids"], batch["attention_mask"]
+        if side == "left":
+            found = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        else:
+            found = self.tokenizer(prompts, verbose=False)["input_ids"]
+        rows = [torch.tensor(ids, dtype=torch.int64) for ids in found]
+        masks = [torch.ones_like(ids) for ids in rows]
+        pad = self.tokenizer.pad_token_id or 0
+        ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side=side)
+        mask = pad_sequence(masks, batch_first=True, padding_side=side)
+        return ids.to(self.engine.model.device), mask.to(self.engine.model.device)
 
     def _generate(
         self, texts: list[str], tasks: list[Task], routes: list[Route], count: int
@@ -266,9 +283,17 @@ def _passes(heads: Sequence[Task], count: int) -> list[list[int]]:
 
 
 def _only_base(registry: Registry) -> str:
-    """The base that all cards of the registry share."""
-    bases = sorted({registry.base_path(name) for name in registry})
-    if len(bases) != 1:
-        found = ", ".join(bases) or "none"
-        raise InputError(f"Without `base`, all tasks of a registry name the same one. Found {found}. Give `base`.")
+    """The base that all tasks with an adapter share; a card without one does not answer, so it has no say."""
+    bases = sorted({registry.base_path(task.name) for task in registry.under("") if task.adapter is not None})
+    if len(bases) != 1 or not bases[0]:
+        found = ", ".join(base or "a card without one" for base in bases) or "none"
+        raise InputError(
+            "Without `base`, all tasks with an adapter name the same `base_model`. "
+            f"Found {found} in {registry.root}. Give `base`, or train a task first."
+        )
     return bases[0]
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k is at least 1. Found {k}. Give k=1 for the single best adapter.")

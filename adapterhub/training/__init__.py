@@ -10,7 +10,7 @@ from adapterhub.training._loop import DivergedError
 from adapterhub.training._result import FitResult
 from adapterhub.training._rows import DataSource
 from adapterhub.training._trainer import Trainer
-from adapterhub.training._words import align_words, join_words, split_words
+from adapterhub.training._words import align_words, locate_words, split_words
 
 __all__ = [
     "DataSource",
@@ -22,8 +22,8 @@ __all__ = [
     "base_id",
     "encode_prompt",
     "is_decoder",
-    "join_words",
     "linear_targets",
     "load_tokenizer",
+    "locate_words",
     "split_words",
 ]

@@ -8,7 +8,7 @@ from typing import Any
 
 from adapterhub.task import Task
 from adapterhub.training._examples import Example
-from adapterhub.training._words import join_words, positions
+from adapterhub.training._words import locate_words, positions
 
 __all__ = ["IGNORED", "Features", "RowEncoder", "answer_text", "encode_prompt"]
 
@@ -144,7 +144,7 @@ class RowEncoder:
         encoded = self._batch(texts, return_offsets_mapping=True)
         found: list[Features | str] = []
         for example, ids, offsets in zip(examples, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            places = self._places(example.words, offsets)
+            places = self._places(example.text, example.words, offsets)
             if max(places) < 0:
                 found.append(
                     f"{example.where}: a row needs a word that the base's tokenizer knows. Found none. Drop the row."
@@ -162,17 +162,17 @@ class RowEncoder:
             excess = len(ids) - self._length
             drop = next((n for n, place in enumerate(places) if place - places[0] >= excess), len(words) - 1)
             words, tags = words[max(1, drop) :], tags[max(1, drop) :]
-            prompt = self._task.format(" ".join(words))
-            encoding = self._tokenizer(prompt, return_offsets_mapping=True, verbose=False)
-            ids, places = encoding["input_ids"], self._places(words, encoding["offset_mapping"])
+            text = " ".join(words)
+            encoding = self._tokenizer(self._task.format(text), return_offsets_mapping=True, verbose=False)
+            ids, places = encoding["input_ids"], self._places(text, words, encoding["offset_mapping"])
         if len(ids) > self._length:
             return None
         self.truncated += 1
         return Features(example, ids, _tagged(len(ids), places, tags))
 
-    def _places(self, words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[int]:
+    def _places(self, text: str, words: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[int]:
         shift = self._task.prompt.index("{text}")
-        spans = [(start + shift, end + shift) for start, end in join_words(words)[1]]
+        spans = [(start + shift, end + shift) for start, end in locate_words(text, words)]
         return positions(offsets, spans, last=self._last)
 
     def _unfit(self, example: Example, size: int) -> str:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from adapterhub.errors import DataError, did_you_mean
+from adapterhub.errors import DataError, InputError, did_you_mean
 from adapterhub.task import Task
 from adapterhub.training._rows import Row
+from adapterhub.training._words import locate_words
 
 __all__ = ["Example", "check_rows", "data_error"]
 
@@ -129,7 +130,12 @@ def _token_classification(row: Row, index: Mapping[str, int]) -> Example:
         )
     if not all(word.strip() for word in words):
         raise _FaultError("`tokens` holds no empty word. Found one. Drop it and its tag.")
-    return Example(row.where, " ".join(words), words=words, tags=tuple(_known(tag, "tag", index) for tag in tags))
+    text = _text(row) if {"input", "text"} & row.fields.keys() else " ".join(words)
+    try:
+        locate_words(text, words)
+    except InputError as error:
+        raise _FaultError(str(error)) from error
+    return Example(row.where, text, words=words, tags=tuple(_known(tag, "tag", index) for tag in tags))
 
 
 def _regression(row: Row, index: Mapping[str, int]) -> Example:

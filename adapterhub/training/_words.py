@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["align_words", "join_words", "split_words"]
+from adapterhub.errors import InputError
+
+__all__ = ["align_words", "locate_words", "positions", "split_words"]
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -23,23 +25,30 @@ def split_words(text: str) -> list[tuple[str, int, int]]:
     return [(match.group(), match.start(), match.end()) for match in _WORD.finditer(text)]
 
 
-def join_words(words: Iterable[str]) -> tuple[str, list[tuple[int, int]]]:
-    """Join words by single spaces.
+def locate_words(text: str, words: Iterable[str]) -> list[tuple[int, int]]:
+    """Find words in the text that they come from.
 
     Args:
-        words: The words of one row.
+        text: The text.
+        words: Words of it, in order.
 
     Returns:
-        The text, and the start and end of each word in it.
+        Start and end of each word in the text.
+
+    Raises:
+        InputError: If a word does not occur behind the one before it.
     """
-    pieces: list[str] = []
     spans: list[tuple[int, int]] = []
-    start = 0
+    end = 0
     for word in words:
-        pieces.append(word)
-        spans.append((start, start + len(word)))
-        start += len(word) + 1
-    return " ".join(pieces), spans
+        start = text.find(word, end)
+        if start < 0:
+            raise InputError(
+                f"Words occur in their text, in order. Found no {word!r} in {text[end:]!r}. Correct the row."
+            )
+        end = start + len(word)
+        spans.append((start, end))
+    return spans
 
 
 def align_words(

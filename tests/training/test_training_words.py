@@ -4,7 +4,8 @@ import pytest
 from transformers import BertConfig, GPT2Config, LlamaConfig
 from workshop import byte_tokenizer, word_tokenizer
 
-from adapterhub.training import align_words, is_decoder, join_words, split_words
+from adapterhub.errors import InputError
+from adapterhub.training import align_words, is_decoder, locate_words, split_words
 
 TEXTS = ["Anna, née O'Neil, lives in 3 towns.", "naïve—café!", "  spaced   out ", "东京 is big", "..."]
 
@@ -20,16 +21,22 @@ def test_split_words_separates_punctuation():
     assert [word for word, _, _ in split_words("Is it (red)?")] == ["Is", "it", "(", "red", ")", "?"]
 
 
-def test_join_words_gives_spans():
-    text, spans = join_words(["the", "red", "."])
-    assert text == "the red ."
-    assert [text[start:end] for start, end in spans] == ["the", "red", "."]
+@pytest.mark.parametrize("text", TEXTS)
+def test_words_are_found_where_they_were_split(text):
+    words = split_words(text)
+    assert locate_words(text, [word for word, _, _ in words]) == [(start, end) for _, start, end in words]
+
+
+def test_a_word_that_is_not_in_its_text_is_an_error():
+    with pytest.raises(InputError, match="no 'red' in ' apple'"):
+        locate_words("the red apple", ["the", "red", "red"])
 
 
 @pytest.mark.parametrize("tokenizer", [byte_tokenizer(), word_tokenizer()], ids=["bytes", "words"])
 @pytest.mark.parametrize("last", [True, False])
 def test_each_word_gets_its_first_or_last_token(tokenizer, last):
-    text, spans = join_words(["the", "horse", "is", "unheard-of", "café", "."])
+    text = "the horse is unheard-of café."
+    spans = locate_words(text, ["the", "horse", "is", "unheard-of", "café", "."])
     ids, positions = align_words(tokenizer, text, spans, last=last)
     offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
     assert ids == tokenizer(text)["input_ids"]
@@ -40,7 +47,7 @@ def test_each_word_gets_its_first_or_last_token(tokenizer, last):
 
 def test_a_prompt_before_the_words_shifts_nothing():
     tokenizer = byte_tokenizer()
-    text, spans = join_words(["black", "table"])
+    text, spans = "black table", [(0, 5), (6, 11)]
     prompt = f"Find: {text}\nAnswer:"
     _, positions = align_words(tokenizer, prompt, [(a + 6, b + 6) for a, b in spans], last=True)
     offsets = tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]

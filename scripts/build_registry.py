@@ -21,16 +21,17 @@ from adapterhub.registry import Registry
 from adapterhub.training import Trainer
 
 SETTINGS: dict[str, dict[str, object]] = {
-    "knowledge/question-answering": {"epochs": 4, "batch_size": 32},
-    "knowledge/world-knowledge": {"epochs": 50, "batch_size": 32, "rank": 32, "learning_rate": 2e-3},
-    "language/grammar": {"epochs": 5, "batch_size": 32},
-    "language/named-entities": {"epochs": 2, "batch_size": 32},
-    "language/sentiment": {"epochs": 2, "batch_size": 32, "learning_rate": 5e-4},
-    "language/translation-en-de": {"epochs": 5, "batch_size": 32},
-    "reasoning/logic": {"epochs": 3, "batch_size": 32},
-    "reasoning/math": {"epochs": 10, "batch_size": 64},
-    "reasoning/spatial": {"epochs": 3, "batch_size": 32, "method": "bottleneck", "rank": 32},
+    "knowledge/question-answering": {"epochs": 3},
+    "knowledge/world-knowledge": {"epochs": 45, "rank": 32},
+    "language/grammar": {"epochs": 5},
+    "language/named-entities": {"epochs": 2},
+    "language/sentiment": {"epochs": 2, "learning_rate": 1e-3},
+    "language/translation-en-de": {"epochs": 4},
+    "reasoning/logic": {"epochs": 3},
+    "reasoning/math": {"epochs": 12, "batch_size": 64, "rank": 32, "learning_rate": 3e-3},
+    "reasoning/spatial": {"epochs": 3, "method": "bottleneck", "rank": 32},
 }
+DEFAULTS: dict[str, object] = {"rank": 16, "learning_rate": 2e-3, "batch_size": 32, "mixed_precision": "bf16"}
 
 
 def arguments() -> argparse.Namespace:
@@ -39,7 +40,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for rows, checkpoints and adapters")
     parser.add_argument("--registry", type=Path, default=Path("registry"))
     parser.add_argument("--task", action="append", choices=sorted(BUILDERS), help="only these tasks")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--resume", action="store_true", help="go on from checkpoints")
     return parser.parse_args()
 
@@ -57,7 +58,7 @@ def train(name: str, splits: dict[str, list[Row]], args: argparse.Namespace) -> 
     shutil.rmtree(out / name, ignore_errors=True)
     trainer = Trainer(
         registry,
-        **{"rank": 16, "learning_rate": 1.5e-3, "mixed_precision": "bf16", **SETTINGS[name]},
+        **{**DEFAULTS, **SETTINGS[name]},
         validation={name: splits["validation"]},
         checkpoints=args.work / "checkpoints",
         resume=args.resume,

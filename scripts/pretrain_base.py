@@ -118,7 +118,7 @@ def prepare(corpora: Path, data: Path, work: Path) -> tuple[Tokenizer, dict[str,
                     ids.append(end)
             sizes[name] = len(ids)
             np.save(work / f"{name}.npy", np.asarray(ids, dtype=np.uint16))
-        (work / "prepared.json").write_text(json.dumps({"dropped": dropped, "tokens": sizes}, indent=1))
+        (work / "prepared.json").write_text(json.dumps({"dropped": dropped, "corpus_tokens": sizes}, indent=1))
     tokens = {name: np.load(work / f"{name}.npy", mmap_mode="r") for name in WEIGHTS}
     return Tokenizer.from_file(str(tokenizer_path)), tokens
 

@@ -1,18 +1,19 @@
-"""Cards and adapters that come from outside: read, checked against the base, sealed."""
+"""Cards and adapters that come from outside: read, put on a base of this registry, checked against it, sealed."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from adapterhub.errors import InputError
 from adapterhub.registry import Registry
-from adapterhub.task import CARD, Task, read_card
+from adapterhub.task import CARD, Task, check_name, read_card, read_group
 
-__all__ = ["checked_adapter", "read_loose_card"]
+__all__ = ["checked_adapter", "new_card", "on_base", "read_loose_card"]
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapterhub.json")
 
@@ -25,52 +26,90 @@ def read_loose_card(registry: Registry, path: Path, name: str) -> Task:
         path: The card, or a folder that holds a `task.yaml`.
         name: Name of the task in the registry.
 
+    Returns:
+        The task, without an adapter in the folder that the card came from; a pinned place on the Hub stays.
+
     Raises:
         InputError: If there is no card.
-        CardError: If the card breaks its rules.
+        CardError: If the name or the card breaks its rules.
     """
     card = path / CARD if path.is_dir() else path
     if not card.is_file():
         raise InputError(f"A task comes with a card. Found no file {card}. Write one with: adapterhub new")
-    with tempfile.TemporaryDirectory(prefix="adapterhub-card-") as temporary:
-        root = Path(temporary)
-        for group in (registry.root, *(registry.root / part for part in _parents(name))):
-            if (group / "_group.yaml").is_file():
-                copy = root / group.relative_to(registry.root) / "_group.yaml"
-                copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(group / "_group.yaml", copy)
-        target = root / name / CARD
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(card, target)
-        task = read_card(root, name)
-    # The place and the hash of an adapter belong to the registry that the card came from.
-    return Task.from_dict(name, {k: v for k, v in task.to_dict().items() if k not in ("adapter", "sha256")})
+    task = read_card(registry.root, check_name(name), card)
+    pinned = task.adapter is not None and task.adapter.startswith("hf://")
+    return task if pinned else replace(task, adapter=None, sha256=None)
 
 
-@contextmanager
-def checked_adapter(registry: Registry, task: Task, folder: Path | None, base: str | None) -> Iterator[Path | None]:
-    """A copy of an adapter that fits the task's base, sealed and ready to register.
+def new_card(registry: Registry, name: str, fields: Mapping[str, object]) -> Task:
+    """A task of the fields given and of those of its groups that fit its head.
+
+    Args:
+        registry: Where the task will go.
+        name: Its name.
+        fields: What its card says.
+
+    Raises:
+        CardError: If the name, a field or a group's file breaks its rules; every fault is listed.
+    """
+    given = Task.from_dict(name, fields)
+    inherited = {key: value for key, value in read_group(registry.root, given.group).items() if key not in fields}
+    if not given.is_generation:
+        inherited.pop("max_new_tokens", None)
+    if given.head not in ("classification", "token-classification"):
+        inherited.pop("labels", None)
+    return Task.from_dict(name, {**inherited, **fields})
+
+
+def on_base(registry: Registry, task: Task, base: str | None) -> Task:
+    """The task on a base that this registry can load.
+
+    A card from elsewhere may call by its id the very base that lies in a folder of this registry: then it is that one.
 
     Args:
         registry: Where the task will go.
         task: Its card.
-        folder: PEFT folder of the adapter, or None.
-        base: Base model, by default the card's.
+        base: Folder or Hub id of the base; by default what the card names.
 
     Raises:
+        CardError: If a group's file above the task is wrong.
+    """
+    own = str(read_group(registry.root, task.group).get("base_model", ""))
+    if base is not None:
+        return replace(task, base_model=_in_registry(registry, base))
+    if own and task.base_model != own:
+        from adapterhub.training import base_id
+
+        if task.base_model in ("", base_id(_place(registry, own))):
+            return replace(task, base_model=own)
+    return task
+
+
+@contextmanager
+def checked_adapter(registry: Registry, task: Task, folder: Path | None) -> Iterator[Path | None]:
+    """A copy of an adapter that fits the task's base, sealed and ready to register.
+
+    Args:
+        registry: Where the task will go.
+        task: Its card, which names the base.
+        folder: PEFT folder of the adapter, or None.
+
+    Raises:
+        InputError: If the card names no base, or the base does not load.
         IncompatibleAdapterError: If the adapter does not fit the base; every mismatch is listed.
-        IntegrityError: If its bytes are not what its note says.
+        IntegrityError: If its bytes are missing, damaged, or not what its note says.
     """
     if folder is None:
         yield None
         return
+    if not task.base_model:
+        raise InputError(f"An adapter is checked against its base model. {task.name} names none. Give --base.")
     from adapterhub.adapter import describe_base, read_adapter, seal
     from adapterhub.model import load_base
     from adapterhub.training import base_id
 
-    place = base or _base_of(registry, task)
-    model, _ = load_base(place)
-    signature = describe_base(model, base_id(place))
+    place = _place(registry, task.base_model)
+    signature = describe_base(load_base(place)[0], base_id(place))
     read_adapter(folder, signature, adopt=not (folder / "adapterhub.json").is_file())
     with tempfile.TemporaryDirectory(prefix="adapterhub-adapter-") as temporary:
         copy = Path(temporary) / "adapter"
@@ -82,14 +121,15 @@ def checked_adapter(registry: Registry, task: Task, folder: Path | None, base: s
         yield copy
 
 
-def _base_of(registry: Registry, task: Task) -> str:
-    """The base that a card names, a folder beside the registry's root first."""
-    if not task.base_model:
-        raise InputError(f"An adapter is checked against its base model. {task.name} names none. Give --base.")
-    beside = registry.root / task.base_model
-    return str(beside) if beside.is_dir() else task.base_model
+def _place(registry: Registry, base: str) -> str:
+    """Where a card's base lies: in the registry's folder, or else what the card says."""
+    inside = registry.root / base
+    return str(inside) if ".." not in Path(base).parts and inside.is_dir() else base
 
 
-def _parents(name: str) -> list[str]:
-    parts = name.split("/")
-    return ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+def _in_registry(registry: Registry, base: str) -> str:
+    """How a card names a base: relative to the registry if it lies there, absolute for another folder, or a Hub id."""
+    if not Path(base).is_dir():
+        return base
+    folder, root = Path(base).resolve(), registry.root.resolve()
+    return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)

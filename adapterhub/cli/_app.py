@@ -10,7 +10,7 @@ import typer
 
 from adapterhub import __version__
 from adapterhub.cli import _cards, _demo, _evaluate, _hub, _run, _train
-from adapterhub.cli._print import err
+from adapterhub.cli._print import show_error
 from adapterhub.errors import AdapterHubError
 
 __all__ = ["app", "main"]
@@ -22,24 +22,22 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for _command, _panel in (
-    (_demo.demo, "Start here"),
-    (_run.run, "Use"),
-    (_run.route, "Use"),
-    (_evaluate.evaluate_command, "Use"),
-    (_cards.ls, "Registry"),
-    (_cards.info, "Registry"),
-    (_cards.new, "Registry"),
-    (_cards.check, "Registry"),
-    (_cards.add, "Registry"),
-    (_cards.rm, "Registry"),
-    (_train.train, "Train"),
-    (_hub.push_command, "Hub"),
-    (_hub.pull_command, "Hub"),
+for _name, _command, _panel in (
+    ("demo", _demo.demo, "Start here"),
+    ("run", _run.run, "Use"),
+    ("route", _run.route, "Use"),
+    ("eval", _evaluate.evaluate_command, "Use"),
+    ("ls", _cards.ls, "Registry"),
+    ("info", _cards.info, "Registry"),
+    ("new", _cards.new, "Registry"),
+    ("check", _cards.check, "Registry"),
+    ("add", _cards.add, "Registry"),
+    ("rm", _cards.rm, "Registry"),
+    ("train", _train.train, "Train"),
+    ("push", _hub.push_command, "Hub"),
+    ("pull", _hub.pull_command, "Hub"),
 ):
-    app.command(_command.__name__.removesuffix("_command").replace("evaluate", "eval"), rich_help_panel=_panel)(
-        _command
-    )
+    app.command(_name, rich_help_panel=_panel)(_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -52,16 +50,20 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one line on stderr and exit status 1."""
+    """Run the command line; an error of ours is one block on stderr and exit status 1."""
     _hush()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone away can still be told from other faults
     except AdapterHubError as error:
-        err.print(f"[bold red]error:[/] {_plain(str(error))}", soft_wrap=True, highlight=False)
+        show_error(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        err.print("stopped")
-        sys.exit(130)
+    except BrokenPipeError:
+        # `… | head`: what is left in the buffer has nowhere to go, and Python shall not try again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def _hush() -> None:
@@ -72,8 +74,3 @@ def _hush() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _plain(message: str) -> str:
-    """The message with brackets that rich must not read as markup."""
-    return message.replace("[", r"\[")

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from adapterhub.cli._options import JsonOption, RegistryOption, YesOption, open_registry
-from adapterhub.cli._print import err, out, print_json, task_tree
+from adapterhub.cli._print import err, hint, out, print_json, task_tree
 from adapterhub.errors import InputError, IntegrityError
 
 __all__ = ["add", "check", "info", "ls", "new", "rm"]
@@ -43,7 +44,7 @@ def info(name: Name, registry: RegistryOption = None, json: JsonOption = False) 
     table.add_column(overflow="fold")
     for key, value in fields.items():
         shown = "\n".join(f"{v}" for v in value) if isinstance(value, (list, tuple)) else f"{value}"
-        table.add_row(key, shown.replace("[", r"\["))
+        table.add_row(key, escape(shown))
     out.print(table)
 
 
@@ -60,22 +61,24 @@ def new(
     label: Annotated[
         list[str] | None, typer.Option("--label", "-l", help="A label of a classifying head; repeat it.")
     ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model: folder or Hub id. Default: what the group names.")
+    ] = None,
     registry: RegistryOption = None,
 ) -> None:
     """Write the card of a new task."""
+    from adapterhub.cli._adopt import new_card, on_base
     from adapterhub.registry import Registry
-    from adapterhub.task import Task, read_group
 
-    root = registry or Path("registry")
-    root.mkdir(parents=True, exist_ok=True)
-    tasks = Registry(root)
+    tasks = Registry(registry or Path("registry"))
     fields: dict[str, object] = {"description": description, "prompt": prompt, "head": head}
-    fields |= {"examples": list(example or [])} if example else {}
-    fields |= {"labels": list(label or [])} if label else {}
-    parent = name.rsplit("/", 1)[0] if "/" in name else ""
-    task = tasks.add(Task.from_dict(name, {**read_group(root, parent), **fields}))
-    out.print(str(root / task.name / "task.yaml"), markup=False, soft_wrap=True)
-    err.print(f"[dim]Next: adapterhub train {name} --data rows.jsonl[/]")
+    fields |= {"examples": example} if example else {}
+    fields |= {"labels": label} if label else {}
+    task = tasks.add(on_base(tasks, new_card(tasks, name, fields), base))
+    out.print(str(tasks.root / task.name / "task.yaml"), markup=False, soft_wrap=True)
+    if not task.base_model:
+        hint(f"Its base model is still to be named: `base_model` in the card or in {tasks.root / '_group.yaml'}.")
+    hint(f"Next: adapterhub train {name} --data rows.jsonl")
 
 
 def check(
@@ -95,7 +98,7 @@ def check(
         raise IntegrityError(
             f"A registry has no faults. Found {len(faults)}, listed above. Mend or remove what is named."
         )
-    err.print(f"[green]{len(tasks)} tasks, no faults[/]")
+    hint(f"{len(tasks)} tasks, no faults")
 
 
 def add(
@@ -103,21 +106,22 @@ def add(
     name: Annotated[str, typer.Option("--name", "-n", help="Name of the task: language/grammar")],
     adapter: Annotated[Path | None, typer.Option("--adapter", "-a", help="PEFT folder of the adapter.")] = None,
     base: Annotated[
-        str | None, typer.Option(help="Base model, to check the adapter against: folder or Hub id.")
+        str | None, typer.Option(help="Base model: folder or Hub id. Default: what the card or the group names.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Make a new version of a task that exists.")] = False,
     registry: RegistryOption = None,
 ) -> None:
     """Register a task from its card and, if there is one, its adapter."""
-    from adapterhub.cli._adopt import checked_adapter, read_loose_card
+    from adapterhub.cli._adopt import checked_adapter, on_base, read_loose_card
 
     tasks = open_registry(registry)
-    task = read_loose_card(tasks, card, name)
-    with checked_adapter(tasks, task, adapter, base) as sealed:
+    task = on_base(tasks, read_loose_card(tasks, card, name), base)
+    with checked_adapter(tasks, task, adapter) as sealed:
         stored = tasks.add(task, sealed, replace=replace)
     out.print(stored.name, markup=False)
-    hint = f'adapterhub run -t {name} "…"' if stored.adapter else f"adapterhub train {name} --data rows.jsonl"
-    err.print(f"[dim]Next: {hint}[/]")
+    hint(
+        f'Next: adapterhub run -t {name} "…"' if stored.adapter else f"Next: adapterhub train {name} --data rows.jsonl"
+    )
 
 
 def rm(name: Name, registry: RegistryOption = None, yes: YesOption = False) -> None:
@@ -125,8 +129,8 @@ def rm(name: Name, registry: RegistryOption = None, yes: YesOption = False) -> N
     tasks = open_registry(registry)
     versions = tasks.versions(tasks[name].name)
     if not yes:
-        err.print(f"This removes {name} with {len(versions)} adapter version(s) from {tasks.root}.")
+        err.print(f"This removes {name} with {len(versions)} adapter version(s) from {tasks.root}.", markup=False)
         if not typer.confirm("Remove it?", err=True):
             raise InputError(f"{name} was not removed. Give -y to remove without asking.")
     tasks.remove(name)
-    err.print(f"[green]removed {name}[/]")
+    hint(f"removed {name}")

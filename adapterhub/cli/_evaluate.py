@@ -59,10 +59,13 @@ def _rows(known: Registry, names: list[str], data: Path | None, limit: int | Non
     for name in names or sorted(known):
         path = data / name / "test.jsonl" if data else known.root / name / "eval.jsonl"
         task = known[name]
-        if path.is_file() and task.adapter is not None:
-            found[name] = read_evaluation_rows(path, task, limit)
-        elif names:
-            missing.append(f"{name}: {'no adapter' if path.is_file() else f'no file {path}'}")
+        ready = path.is_file() and task.adapter is not None
+        rows = read_evaluation_rows(path, task, limit) if ready else []
+        if rows:
+            found[name] = rows
+        elif names or ready:
+            reason = "no row that is no example" if ready else "no adapter" if path.is_file() else f"no file {path}"
+            missing.append(f"{name}: {reason}")
     if missing or not found:
         listed = "; ".join(missing) or "none"
         raise InputError(

@@ -21,7 +21,7 @@ RegistryOption = Annotated[
         "--registry",
         "-r",
         envvar="ADAPTERHUB_REGISTRY",
-        help="Folder of cards. Default: ./registry if it is one, else the bundled registry.",
+        help="Folder of cards. Default: ./registry if it holds cards, else the bundled registry.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
@@ -38,10 +38,15 @@ def open_registry(folder: Path | None) -> Registry:
 
     if folder is None:
         local = Path("registry")
-        folder = local if (local / "_group.yaml").is_file() else bundled_registry()
+        folder = local if _has_cards(local) else bundled_registry()
     if not folder.is_dir():
         raise InputError(
             f"A registry is a folder of cards. Found no folder {os.fspath(folder)!r}. "
             "Give --registry, or create it with: adapterhub new GROUP/TASK --registry FOLDER"
         )
     return Registry(folder)
+
+
+def _has_cards(folder: Path) -> bool:
+    """Whether a folder is a registry: a group's file at its root, or a card anywhere below."""
+    return (folder / "_group.yaml").is_file() or next(folder.rglob("task.yaml"), None) is not None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
 from rich.tree import Tree
 
 if TYPE_CHECKING:  # the rooms behind are heavy: a command loads those that it needs
@@ -15,15 +18,28 @@ if TYPE_CHECKING:  # the rooms behind are heavy: a command loads those that it n
     from adapterhub.router import Decision
     from adapterhub.task import Task
 
-__all__ = ["decision_dict", "decision_tree", "err", "out", "print_json", "spoken", "task_tree"]
+__all__ = ["decision_dict", "decision_tree", "err", "hint", "out", "print_json", "show_error", "spoken", "task_tree"]
 
-out = Console(highlight=False)
+WIDE = 160
+
+# Where no one looks at a terminal, lines are for other programs: eighty columns would cut them.
+out = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 err = Console(stderr=True, highlight=False)
 
 
 def print_json(value: object) -> None:
     """One JSON document on stdout, not wrapped and not coloured."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def hint(text: str) -> None:
+    """What to do next, or how it went; on stderr, in one line however long."""
+    err.print(Text(text, style="dim"), soft_wrap=True)
+
+
+def show_error(error: Exception) -> None:
+    """An error of ours as one block on stderr."""
+    err.print(Text.assemble(("error:", "bold red"), f" {error}"), soft_wrap=True)
 
 
 def spoken(prediction: Prediction) -> str:
@@ -35,7 +51,7 @@ def spoken(prediction: Prediction) -> str:
 
 def task_tree(registry: Registry, prefix: str = "") -> Tree:
     """The tree of tasks, each with its head and its first metric."""
-    root = Tree(f"[bold]{registry.root.name}[/] [dim]{len(registry)} tasks[/]", guide_style="dim")
+    root = Tree(f"[bold]{escape(registry.root.resolve().name)}[/] [dim]{len(registry)} tasks[/]", guide_style="dim")
     branches: dict[str, Tree] = {"": root}
     for task in registry.under(prefix):
         parts = task.name.split("/")
@@ -50,7 +66,7 @@ def task_tree(registry: Registry, prefix: str = "") -> Tree:
 def _leaf(task: Task, name: str) -> str:
     metric = next((f"{key} {value:.3g}" for key, value in task.metrics.items()), "not measured")
     state = task.adapter or "[yellow]no adapter[/]"
-    return f"{name} [dim]{task.head} · {state} · {metric}[/]"
+    return f"{name} [dim]{task.head} · {state} · {escape(metric)}[/]"
 
 
 def decision_dict(decision: Decision) -> dict[str, object]:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from adapterhub.cli._options import JsonOption, RegistryOption, open_registry
-from adapterhub.cli._print import err, out, print_json
+from adapterhub.cli._print import hint, out, print_json
 
 __all__ = ["train"]
 
@@ -49,17 +49,16 @@ def train(
     if json:
         print_json(
             {
-                "task": result.task,
+                "task": result.task.name,
                 "steps": result.steps,
                 "seconds": result.seconds,
                 "train_loss": result.train_loss,
                 "validation_loss": result.validation_loss,
-                result.metric_name: result.metric,
+                "metrics": dict(result.task.metrics),
                 "folder": str(result.folder),
             }
         )
         return
-    out.print(
-        f"{result.metric_name} {result.metric:.3f} after {result.steps} steps, {result.seconds:.0f} s", markup=False
-    )
-    err.print(f'[dim]Next: adapterhub run -t {name} "…"[/]')
+    measured = "not validated" if result.metric is None else f"{result.metric_name} {result.metric:.3f}"
+    out.print(f"{measured} after {result.steps} steps, {result.seconds:.0f} s", markup=False)
+    hint(f'Next: adapterhub run -t {name} "…"')

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from adapterhub.errors import InputError, TaskNotFoundError
 from adapterhub.evaluation._baseline import base_answers
-from adapterhub.evaluation._metrics import LOWER_IS_BETTER, MAIN_METRIC, score
+from adapterhub.evaluation._metrics import LOWER_IS_BETTER, MAIN_METRIC, folded, score
 from adapterhub.evaluation._rows import EvaluationRow, aligned_tags
 from adapterhub.model import Answer, RoutedModel
 from adapterhub.task import Task
@@ -58,16 +59,31 @@ def evaluate(
     Args:
         model: The model under test.
         data: Rows by task name.
-        on_batch: Called with the number of rows done, for a progress bar.
+        on_batch: Called after each batch with its number of rows, for a progress bar.
 
     Returns:
         A report for each task, in order of names.
 
     Raises:
+        InputError: If a task has no rows, or a row's answer is not of the head's kind.
         TaskNotFoundError: If a task is unknown or has no adapter.
         MissingExtraError: If the metric's library is not installed.
     """
+    _check(model, data)
     return [_report(model, model.registry[name], data[name], on_batch) for name in sorted(data)]
+
+
+def _check(model: RoutedModel, data: Mapping[str, Sequence[EvaluationRow]]) -> None:
+    """Raise before the first batch what would stop a later one."""
+    bare = [name for name in sorted(data) if model.registry[name].adapter is None]
+    if bare:
+        raise TaskNotFoundError(f"A task is evaluated with its adapter. {', '.join(bare)} has none. Train it first.")
+    empty = [name for name in sorted(data) if not data[name]]
+    if empty:
+        raise InputError(
+            "A task is evaluated on at least one row, which is no example of its card. "
+            f"Found none for {', '.join(empty)}. Add rows, or leave the task out."
+        )
 
 
 def _report(
@@ -90,8 +106,7 @@ def _report(
             on_batch(len(batch))
     references = [row.reference for row in rows]
     metric = MAIN_METRIC[task.head]
-    values = {name: score(task.head, answers, references, task.labels) for name, answers in
-              (("base", base), ("own", own), ("routed", routed))}  # fmt: skip
+    measured, bare, live = (score(task.head, answers, references, task.labels) for answers in (own, base, routed))
     hurt = sum(
         _right(task, b, row.reference) and not _right(task, r, row.reference)
         for b, r, row in zip(base, routed, rows, strict=True)
@@ -100,17 +115,17 @@ def _report(
         task=task.name,
         rows=len(rows),
         metric=metric,
-        base=values["base"][metric],
-        own=values["own"][metric],
-        routed=values["routed"][metric],
+        base=bare[metric],
+        own=measured[metric],
+        routed=live[metric],
         routing=chosen / len(rows),
         negative_transfer=hurt / len(rows),
-        metrics=values["own"],
+        metrics=measured,
     )
 
 
 def _answer(task: Task, row: EvaluationRow, answers: Sequence[Answer]) -> object:
-    """The best answer in the form that the task's metric reads; an answer of another kind counts as wrong."""
+    """The best answer in the form that the task's metric reads; where a number is due, anything else counts as 0."""
     if task.head == "token-classification":
         return aligned_tags(row, answers)
     best = answers[0] if answers else ""
@@ -122,6 +137,6 @@ def _answer(task: Task, row: EvaluationRow, answers: Sequence[Answer]) -> object
 def _right(task: Task, answer: object, reference: object) -> bool:
     """Whether one answer is right; numbers never are exactly, so they take no part in negative transfer."""
     if task.head == "generation":
-        accepted = [reference] if isinstance(reference, str) else reference
-        return isinstance(accepted, list) and " ".join(str(answer).split()) in accepted
+        accepted = reference if isinstance(reference, list | tuple) else [reference]
+        return folded(str(answer)) in {folded(str(text)) for text in accepted}
     return task.head != "regression" and answer == reference

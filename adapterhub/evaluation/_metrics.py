@@ -12,7 +12,7 @@ import numpy as np
 from adapterhub.errors import InputError, MissingExtraError, did_you_mean
 from adapterhub.task import Head
 
-__all__ = ["LOWER_IS_BETTER", "MAIN_METRIC", "score"]
+__all__ = ["LOWER_IS_BETTER", "MAIN_METRIC", "folded", "score"]
 
 MAIN_METRIC: Mapping[Head, str] = {
     "generation": "exact_match",
@@ -75,7 +75,7 @@ def _generation(predictions: Sequence[Any], references: Sequence[Any], _: Sequen
     # sacrebleu wants the references by column; None fills rows that have fewer.
     columns = [[row[i] if i < len(row) else None for row in accepted] for i in range(max(map(len, accepted)))]
     return {
-        "exact_match": _matches(predictions, accepted, _folded),
+        "exact_match": _matches(predictions, accepted, folded),
         "exact_match_normalized": _matches(predictions, accepted, _normalized),
         "bleu": float(BLEU(effective_order=True).corpus_score(list(predictions), columns).score),
         "chrf": float(CHRF().corpus_score(list(predictions), columns).score),
@@ -162,12 +162,13 @@ def _matches(predictions: Sequence[str], accepted: Sequence[Sequence[str]], fold
     return sum(fold(text) in map(fold, answers) for text, answers in pairs) / len(predictions)
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """The text with every run of white space as one blank, and none at its ends."""
     return " ".join(text.split())
 
 
 def _normalized(text: str) -> str:
-    return _folded(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)))
+    return folded(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)))
 
 
 def _pearson(predictions: Sequence[float], references: Sequence[float]) -> float:

@@ -62,6 +62,7 @@ class RoutedModel:
         *,
         k: int = 1,
         encoder: Encoder | None = None,
+        router: RoutingPolicy | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> RoutedModel:
         """Load a base model and put a router over a registry in front of it.
@@ -71,6 +72,7 @@ class RoutedModel:
             registry: A registry or its folder; by default the bundled one.
             k: At most so many adapters for an input.
             encoder: Text encoder of the router; by default all-MiniLM-L6-v2.
+            router: Who picks the adapters; by default a `Router` over the registry with the encoder.
             dtype: Type of the base's weights in memory.
 
         Raises:
@@ -82,7 +84,7 @@ class RoutedModel:
         folder = str(base) if base is not None else _only_base(tasks)
         model, tokenizer = load_base(folder, dtype)
         engine = Engine(model, model_id=base_id(folder))
-        return cls(engine, tokenizer, tasks, Router(tasks, encoder or SentenceEncoder()), k=k)
+        return cls(engine, tokenizer, tasks, router or Router(tasks, encoder or SentenceEncoder()), k=k)
 
     def generate(self, texts: Sequence[str], tasks: Sequence[str | None] | None = None) -> list[str]:
         """The best answer to each text, as text.

@@ -6,9 +6,10 @@ from adapterhub.training._adapt import linear_targets
 from adapterhub.training._base import base_id, is_decoder, load_tokenizer
 from adapterhub.training._checkpoint import Evaluation
 from adapterhub.training._encode import encode_prompt
+from adapterhub.training._examples import Example, check_rows, data_error
 from adapterhub.training._loop import DivergedError
 from adapterhub.training._result import FitResult
-from adapterhub.training._rows import DataSource
+from adapterhub.training._rows import DataSource, read_rows
 from adapterhub.training._trainer import Trainer
 from adapterhub.training._words import align_words, locate_words, split_words
 
@@ -16,14 +17,18 @@ __all__ = [
     "DataSource",
     "DivergedError",
     "Evaluation",
+    "Example",
     "FitResult",
     "Trainer",
     "align_words",
     "base_id",
+    "check_rows",
+    "data_error",
     "encode_prompt",
     "is_decoder",
     "linear_targets",
     "load_tokenizer",
     "locate_words",
+    "read_rows",
     "split_words",
 ]

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from adapterhub.evaluation import evaluate, read_evaluation_rows
 from adapterhub.model import RoutedModel
 from adapterhub.registry import Registry, bundled_registry
+from adapterhub.route import Route
 
 pytest.importorskip("sentence_transformers", reason="the router's default encoder is an extra")
 
@@ -66,8 +67,8 @@ def test_bare_peft_gives_the_same_logits(model: RoutedModel, name: str) -> None:
     ids, mask = model.encode([text], "right")
     with torch.no_grad():
         expected = peft(input_ids=ids, attention_mask=mask).logits[0]
-    route = model._placed(model._named(name))
-    assert torch.allclose(model.engine.forward(ids, mask, [route])[0], expected, atol=1e-4)
+    model.engine.add(name, folder, sha256=task.sha256)
+    assert torch.allclose(model.engine.forward(ids, mask, [Route.to(name)])[0], expected, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -26,7 +26,12 @@ from adapterhub.task import Task
 BASE_ID = "tests/tiny-llama"
 HEADS = {
     "words/colour": ("generation", AutoModelForCausalLM, TaskType.CAUSAL_LM, {}),
-    "words/mood": ("classification", AutoModelForSequenceClassification, TaskType.SEQ_CLS, {"labels": ["bad", "good", "so"]}),
+    "words/mood": (
+        "classification",
+        AutoModelForSequenceClassification,
+        TaskType.SEQ_CLS,
+        {"labels": ["bad", "good", "so"]},
+    ),
     "words/names": (
         "token-classification",
         AutoModelForTokenClassification,
@@ -87,7 +92,8 @@ def build(root: Path) -> Hub:
     base = llama_base(registry_root / "_base")
     registry = Registry(registry_root)
     for seed, (name, (head, _, _, fields)) in enumerate(HEADS.items()):
-        card = {"description": f"The task {name}.", "examples": [f"{name} example"], "base_model": "_base", "head": head}
+        card = {"description": f"The task {name}.", "base_model": "_base", "head": head}
+        card["examples"] = [f"{name} example"]
         card |= {"max_new_tokens": 6, "prompt": "{text}\nAnswer:"} if head == "generation" else {}
         adapter = random_adapter(base, name, root / f"adapter-{seed}", seed)
         registry.add(Task.from_dict(name, card | fields), adapter)

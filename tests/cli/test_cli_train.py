@@ -1,0 +1,93 @@
+"""`train`: a few steps on the tiny base; faulty data registers nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_world import Command, fails, files, whole
+from workshop import COLOURS, rows
+
+from adapterhub.registry import Registry
+
+pytest_plugins = ("cli_world",)
+
+
+@pytest.fixture
+def card(cli: Command, shop: Path) -> Path:
+    """The registry with a card to train."""
+    labels = [part for colour in COLOURS for part in ("-l", colour)]
+    done = cli(
+        "new", "words/kind", "-d", "Name it.", "--prompt", "{text}", "--head", "classification", *labels, "-r", shop
+    )
+    assert done.code == 0, done.err
+    return shop
+
+
+def written(path: Path, found: list[dict[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    return path
+
+
+def test_train_registers_an_adapter_that_answers(cli: Command, card: Path, tmp_path: Path) -> None:
+    before = files(card)
+    data = written(tmp_path / "rows.jsonl", rows("classification", 40))
+    options = ("--epochs", "1", "--batch-size", "8", "--rank", "4", "-r", card)
+    done = cli("train", "words/kind", "-d", data, "--json", *options)
+    assert done.code == 0, done.err
+    told = json.loads(done.out)
+    assert (told["task"], told["steps"]) == ("words/kind", 5)
+    assert told["metrics"] == dict(Registry(card)["words/kind"].metrics)
+    assert Path(told["folder"]) == card / "words/kind/v1"
+    whole(card)
+    after = files(card)
+    assert {path for path in before if after.get(path) != before[path]} == {"words/kind/task.yaml"}
+    answer = json.loads(cli("run", "the apple is red", "-t", "words/kind", "--json", "-r", card).out)
+    assert set(answer["predictions"]) <= set(COLOURS)
+
+
+def test_train_without_validation_rows_says_so(cli: Command, card: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", rows("classification", 1))
+    done = cli("train", "words/kind", "-d", data, "--epochs", "1", "--rank", "2", "-r", card)
+    assert done.code == 0, done.err
+    assert done.out.startswith("not validated after 1 steps")
+    assert "adapterhub run -t words/kind" in done.err
+
+
+def test_rows_with_missing_fields_are_listed_and_nothing_is_registered(
+    cli: Command, card: Path, tmp_path: Path
+) -> None:
+    good = rows("classification", 3)
+    bad = [{"input": "a"}, {"label": COLOURS[0]}, {"inptu": "a", "label": COLOURS[0]}, {"input": "a", "label": "x"}]
+    data = written(tmp_path / "rows.jsonl", [good[0], bad[0], good[1], bad[1], bad[2], good[2], bad[3]])
+    before = files(card)
+    done = cli("train", "words/kind", "-d", data, "-r", card)
+    fails(done, *(f"{data}:{line}:" for line in (2, 4, 5, 7)), "Did you mean `inptu`?")
+    assert not any(f"{data}:{line}:" in done.err for line in (1, 3, 6))
+    assert files(card) == before
+    whole(card)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("words/knd", ("-d", "rows.jsonl"), "Did you mean `words/kind`?"),
+        ("words/kind", ("-d", "none.jsonl"), "no such data file"),
+        ("words/kind", ("-d", "rows.jsonl", "--rank", "0"), "rank"),
+        ("words/kind", ("-d", "rows.jsonl", "--resume"), "checkpoints"),
+    ],
+)
+def test_bad_arguments(
+    cli: Command, card: Path, tmp_path: Path, name: str, options: tuple[str, ...], said: str
+) -> None:
+    written(tmp_path / "rows.jsonl", rows("classification", 3))
+    before = files(card)
+    fails(cli("train", name, *options, "-r", card), said)
+    assert files(card) == before
+
+
+def test_a_card_without_a_base_says_where_to_name_it(cli: Command, tmp_path: Path) -> None:
+    cli("new", "a/b", "-d", "Text.", "-r", tmp_path / "r")
+    data = written(tmp_path / "rows.jsonl", rows("generation", 3))
+    fails(cli("train", "a/b", "-d", data, "-r", tmp_path / "r"), "`base_model`")

@@ -21,15 +21,15 @@ from adapterhub.registry import Registry
 from adapterhub.training import Trainer
 
 SETTINGS: dict[str, dict[str, object]] = {
-    "knowledge/question-answering": {"epochs": 3},
+    "knowledge/question-answering": {"epochs": 1},
     "knowledge/world-knowledge": {"epochs": 45, "rank": 32},
     "language/grammar": {"epochs": 5},
     "language/named-entities": {"epochs": 2},
-    "language/sentiment": {"epochs": 2, "learning_rate": 1e-3},
+    "language/sentiment": {"epochs": 2, "method": "bottleneck", "rank": 32},
     "language/translation-en-de": {"epochs": 4},
-    "reasoning/logic": {"epochs": 3},
-    "reasoning/math": {"epochs": 12, "batch_size": 64, "rank": 32, "learning_rate": 3e-3},
-    "reasoning/spatial": {"epochs": 3, "method": "bottleneck", "rank": 32},
+    "reasoning/logic": {"epochs": 2},
+    "reasoning/math": {"epochs": 10, "batch_size": 64, "learning_rate": 1.5e-3},
+    "reasoning/spatial": {"epochs": 1},
 }
 DEFAULTS: dict[str, object] = {"rank": 16, "learning_rate": 2e-3, "batch_size": 32, "mixed_precision": "bf16"}
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
+from rich.prompt import Confirm
 from rich.table import Table
 
 from adapterhub.cli._options import JsonOption, RegistryOption, YesOption, open_registry
@@ -130,7 +131,7 @@ def rm(name: Name, registry: RegistryOption = None, yes: YesOption = False) -> N
     versions = tasks.versions(tasks[name].name)
     if not yes:
         err.print(f"This removes {name} with {len(versions)} adapter version(s) from {tasks.root}.", markup=False)
-        if not typer.confirm("Remove it?", err=True):
+        if not Confirm.ask("Remove it?", console=err, default=False):
             raise InputError(f"{name} was not removed. Give -y to remove without asking.")
     tasks.remove(name)
     hint(f"removed {name}")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from adapterhub.cli._print import decision_tree, err, out, spoken, task_tree
@@ -25,11 +26,11 @@ __all__ = ["demo"]
 
 INPUTS = (
     "The capital of Azerbaijan is",
-    "Anna put the lamp in the kitchen. Ben took the book to the garden. Where is the book?",
+    "Ida put the lamp in the kitchen. Ben lives in Oslo. The coat of Emil is green. Where is the lamp?",
     "Correct the grammar: The teachers helps every child.",
     "Find the named entities: Clara Weber left Northgate Bank and moved to Vienna.",
     "What is the sentiment of this review? A warm and funny film with a wonderful cast.",
-    "Translate to German: The woman buys a small lamp.",
+    "Translate to German: The woman buys the lamp.",
     "Every wug is a fep. Tom is a wug. Is Tom a fep?",
     "What is 17 + 25?",
     "The cup is above the plate. The spoon is to the right of the cup. Where is the spoon relative to the plate?",
@@ -92,7 +93,7 @@ def _show(model: RoutedModel, text: str) -> None:
     answered = time.perf_counter() - begin
     out.print(f"\n[bold]>[/] {text}")
     out.print(decision_tree(decision, most=3))
-    out.print(f"  [bold green]{spoken(prediction)}[/]", soft_wrap=True)
+    out.print(f"  [bold green]{escape(spoken(prediction))}[/]", soft_wrap=True)
     out.print(f"  [dim]route {routed * 1000:.0f} ms, answer {answered * 1000:.0f} ms[/]")
 
 

@@ -80,7 +80,8 @@ def route(
     from adapterhub.encoder import SentenceEncoder
     from adapterhub.router import Router
 
-    decisions = Router(open_registry(registry), SentenceEncoder()).decide(_texts(texts), k, under=under)
+    inputs, tasks = _texts(texts), open_registry(registry)
+    decisions = Router(tasks, SentenceEncoder()).decide(inputs, k, under=under)
     if json:
         print_json(decision_dict(decisions[0]) if len(decisions) == 1 else [decision_dict(d) for d in decisions])
         return

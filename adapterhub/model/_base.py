@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from adapterhub.errors import InputError
 from adapterhub.training import is_decoder, load_tokenizer
@@ -29,7 +32,8 @@ def load_base(base: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
     try:
         config = AutoConfig.from_pretrained(base)
         loader = AutoModelForCausalLM if is_decoder(config) else AutoModel
-        model = loader.from_pretrained(base, dtype=dtype, use_safetensors=True)
+        with _without_bar():
+            model = loader.from_pretrained(base, dtype=dtype, use_safetensors=True)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
@@ -38,3 +42,15 @@ def load_base(base: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
         ) from error
     model.requires_grad_(False)
     return cast("PreTrainedModel", model.eval()), cast("PreTrainedTokenizerBase", load_tokenizer(str(base)))
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """No bar on standard error while tensors are read: it belongs to whoever calls."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

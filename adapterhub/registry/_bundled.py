@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import adapterhub
 from adapterhub.errors import InputError
 
 __all__ = ["bundled_registry"]
@@ -16,7 +15,7 @@ def bundled_registry() -> Path:
     Raises:
         InputError: If neither folder exists.
     """
-    package = Path(adapterhub.__file__).parent
+    package = Path(__file__).parent.parent
     for folder in (package / "_registry", package.parent / "registry"):
         if (folder / "_group.yaml").is_file():
             return folder

@@ -59,26 +59,23 @@ def _direction(x: int, y: int) -> str:
 
 
 def spatial(data: Path) -> Splits:  # noqa: ARG001 - generated, needs no data
-    """Where one object is relative to another, over one or two stated relations."""
+    """Where the last object of a chain of one to three relations is, seen from the first."""
 
     def make(draw: random.Random) -> tuple[str, Row]:
-        objects = draw.sample(words.OBJECTS, 3)
-        hops = draw.choice((1, 2))
-        sentences, offset = [], (0, 0)
+        hops = draw.randint(1, 3)
+        objects = draw.sample(words.OBJECTS, hops + 1)
+        sentences, x, y = [], 0, 0
         for i in range(hops):
-            # A second step straight back would end where it began, which has no label.
-            relation = draw.choice([r for r, (x, y) in DIRECTIONS.items() if (-x, -y) != offset])
-            step = DIRECTIONS[relation]
-            offset = (offset[0] + step[0], offset[1] + step[1])
+            # A last step back to where the chain began would have no label.
+            allowed = [r for r, (dx, dy) in DIRECTIONS.items() if i < hops - 1 or (x + dx, y + dy) != (0, 0)]
+            relation = draw.choice(allowed)
+            x, y = x + DIRECTIONS[relation][0], y + DIRECTIONS[relation][1]
             sentences.append(f"The {objects[i + 1]} is {draw.choice(PHRASES[relation])} the {objects[i]}.")
-        first, last = objects[0], objects[hops]
-        if draw.random() < 0.4:
-            first, last, offset = last, first, (-offset[0], -offset[1])
         story = " ".join(sentences)
-        question = draw.choice(WHERE).replace("{x}", last).replace("{y}", first)
-        return story, {"input": f"{story} {question}", "label": _direction(*offset)}
+        question = draw.choice(WHERE).replace("{x}", objects[-1]).replace("{y}", objects[0])
+        return story, {"input": f"{story} {question}", "label": _direction(x, y)}
 
-    return generated(make, train=16000, seed=26)
+    return generated(make, train=24000, seed=26)
 
 
 def _a(noun: str) -> str:
@@ -115,26 +112,24 @@ def _causes(draw: random.Random) -> tuple[str, str]:
     )
 
 
-def _order(draw: random.Random) -> tuple[str, str]:
-    a, b, c = draw.sample(words.FIRST_NAMES, 3)
-    more = draw.choice(words.COMPARISONS)
-    facts = [f"{a} is {more} than {b}.", f"{b} is {more} than {c}."]
-    draw.shuffle(facts)
-    chain = " ".join(facts)
+def _either(draw: random.Random) -> tuple[str, str]:
+    name = draw.choice(words.FIRST_NAMES)
+    first, second = (_a(kind) for kind in draw.sample([low for low, _ in words.KINDS], 2))
+    rule = f"{name} is either {first} or {second}."
     return draw.choice(
         (
-            (f"{chain} Is {a} {more} than {c}?", "yes"),
-            (f"{chain} Is {c} {more} than {a}?", "no"),
-            (f"{a} is {more} than {b}. {a} is {more} than {c}. Is {b} {more} than {c}?", "unknown"),
+            (f"{rule} {name} is not {first}. Is {name} {second}?", "yes"),
+            (f"{rule} {name} is {first}. Is {name} {second}?", "no"),
+            (f"{rule} Is {name} {second}?", "unknown"),
         )
     )
 
 
 def logic(data: Path) -> Splits:  # noqa: ARG001 - generated, needs no data
-    """Does a conclusion follow: kinds of things, causes, orders; yes, no or unknown."""
+    """Does a conclusion follow: kinds of things, causes, alternatives; yes, no or unknown."""
 
     def make(draw: random.Random) -> tuple[str, Row]:
-        text, label = draw.choices((_kinds, _causes, _order), (4, 1, 4))[0](draw)
+        text, label = draw.choices((_kinds, _causes, _either), (4, 2, 2))[0](draw)
         return text, {"input": text, "label": label}
 
     return generated(make, train=16000, seed=27)

@@ -102,4 +102,3 @@ CAUSES = (
     ("the baby cries", "the father wakes up"), ("the shop is closed", "the street is quiet"),
     ("the fire burns", "the house is warm"),
 )  # fmt: skip
-COMPARISONS = ("taller", "older", "faster", "richer", "stronger", "younger", "heavier", "louder")

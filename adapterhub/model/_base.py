@@ -12,9 +12,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 from transformers.utils import logging
 
 from adapterhub.errors import InputError
+from adapterhub.registry import Registry
 from adapterhub.training import is_decoder, load_tokenizer
 
-__all__ = ["load_base"]
+__all__ = ["load_base", "only_base"]
 
 
 def load_base(base: str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -54,3 +55,15 @@ def _without_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def only_base(registry: Registry) -> str:
+    """The base that all tasks with an adapter share; a card without one does not answer, so it has no say."""
+    bases = sorted({registry.base_path(task.name) for task in registry.under("") if task.adapter is not None})
+    if len(bases) != 1 or not bases[0]:
+        found = ", ".join(base or "a card without one" for base in bases) or "none"
+        raise InputError(
+            "Without `base`, all tasks with an adapter name the same `base_model`. "
+            f"Found {found} in {registry.root}. Give `base`, or train a task first."
+        )
+    return bases[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-__all__ = ["Answer", "Entity", "Prediction"]
+__all__ = ["Answer", "Entity", "Prediction", "spoken"]
 
 
 @dataclass(frozen=True)
@@ -56,3 +56,12 @@ class Prediction:
             "scores": list(self.scores),
             "adapters": [{"name": name, "gate": gate} for name, gate in self.adapters],
         }
+
+
+def spoken(predictions: tuple[Answer, ...]) -> str:
+    """Answers as one line: the best text, label or number, or all entities."""
+    if not predictions:
+        return ""
+    if isinstance(predictions[0], Entity):
+        return ", ".join(f"{p.text} ({p.label})" for p in predictions if isinstance(p, Entity))
+    return str(predictions[0])

@@ -13,11 +13,11 @@ from adapterhub.encoder import Encoder, SentenceEncoder
 from adapterhub.engine import Engine
 from adapterhub.errors import InputError, TaskNotFoundError
 from adapterhub.model._answers import classified, entities, number, sequences
-from adapterhub.model._base import load_base
-from adapterhub.model._prediction import Answer, Entity, Prediction
+from adapterhub.model._base import load_base, only_base
+from adapterhub.model._prediction import Answer, Prediction, spoken
 from adapterhub.registry import Registry, bundled_registry
 from adapterhub.route import Route
-from adapterhub.router import Router, RoutingPolicy
+from adapterhub.router import Policy, Router, RoutingPolicy
 from adapterhub.task import Task
 from adapterhub.training import base_id, encode_prompt, is_decoder
 
@@ -62,6 +62,7 @@ class RoutedModel:
         *,
         k: int = 1,
         encoder: Encoder | None = None,
+        policy: Policy | None = None,
         router: RoutingPolicy | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> RoutedModel:
@@ -72,7 +73,8 @@ class RoutedModel:
             registry: A registry or its folder; by default the bundled one.
             k: At most so many adapters for an input.
             encoder: Text encoder of the router; by default all-MiniLM-L6-v2.
-            router: Who picks the adapters; by default a `Router` over the registry with the encoder.
+            policy: What an ambiguous text gets; by default the best task, with `k` above 1 a mixture of the best.
+            router: Who picks the adapters; by default a `Router` over the registry with encoder and policy.
             dtype: Type of the base's weights in memory.
 
         Raises:
@@ -81,10 +83,13 @@ class RoutedModel:
         """
         _check_k(k)  # before the seconds that loading takes
         tasks = registry if isinstance(registry, Registry) else Registry(registry or bundled_registry())
-        folder = str(base) if base is not None else _only_base(tasks)
+        folder = str(base) if base is not None else only_base(tasks)
         model, tokenizer = load_base(folder, dtype)
         engine = Engine(model, model_id=base_id(folder))
-        return cls(engine, tokenizer, tasks, router or Router(tasks, encoder or SentenceEncoder()), k=k)
+        if router is None:
+            chosen = policy or ("mixture" if k > 1 else "top1")
+            router = Router(tasks, encoder or SentenceEncoder(), policy=chosen)
+        return cls(engine, tokenizer, tasks, router, k=k)
 
     def generate(self, texts: Sequence[str], tasks: Sequence[str | None] | None = None) -> list[str]:
         """The best answer to each text, as text.
@@ -261,15 +266,6 @@ class RoutedModel:
         return found
 
 
-def spoken(predictions: tuple[Answer, ...]) -> str:
-    """Answers as one line: the best text, label or number, or all entities."""
-    if not predictions:
-        return ""
-    if isinstance(predictions[0], Entity):
-        return ", ".join(f"{p.text} ({p.label})" for p in predictions if isinstance(p, Entity))
-    return str(predictions[0])
-
-
 def _passes(heads: Sequence[Task], count: int) -> list[list[int]]:
     """The rows of a batch that run together: all that read, and all that generate.
 
@@ -282,18 +278,6 @@ def _passes(heads: Sequence[Task], count: int) -> list[list[int]]:
         length = task.max_new_tokens if generating and count > 1 else 0
         passes.setdefault((generating, length), []).append(row)
     return list(passes.values())
-
-
-def _only_base(registry: Registry) -> str:
-    """The base that all tasks with an adapter share; a card without one does not answer, so it has no say."""
-    bases = sorted({registry.base_path(task.name) for task in registry.under("") if task.adapter is not None})
-    if len(bases) != 1 or not bases[0]:
-        found = ", ".join(base or "a card without one" for base in bases) or "none"
-        raise InputError(
-            "Without `base`, all tasks with an adapter name the same `base_model`. "
-            f"Found {found} in {registry.root}. Give `base`, or train a task first."
-        )
-    return bases[0]
 
 
 def _check_k(k: int) -> None:

@@ -49,9 +49,46 @@ def grammar(data: Path) -> Splits:
     return _from_folder(data / "language/grammar-minimal-pairs", GRAMMAR, "output", repeats=2)
 
 
+def _review(draw: random.Random, label: str) -> str:
+    """A review sentence that says plainly what it thinks."""
+    own, other = (words.PRAISE, words.BLAME) if label == "positive" else (words.BLAME, words.PRAISE)
+    says = draw.choice(words.LIKED if label == "positive" else words.DISLIKED)
+    (a, b, c), against = draw.sample(own, 3), draw.choice(other)
+    film, part, second = draw.choice(words.FILM), *draw.sample(words.PARTS, 2)
+    text = draw.choice(
+        (
+            f"{a} and {b} {film} with {c} {part}.",
+            f"the {film} is {a} and the {part} is {b}.",
+            f"it is {a}, {b} and {c}.",
+            f"I found it {a} from start to finish.",
+            f"the {part} is {a}, the {second} is {b}: {says}.",
+            f"{says}, a {a} {film}.",
+            f"{a} {part}, {b} {second}, and {says}.",
+            f"it is not {against}, it is {a}.",
+            f"there is nothing {against} about this {film}: {says}.",
+            f"{says}.",
+        )
+    )
+    return draw.choice((text, text[0].upper() + text[1:]))
+
+
 def sentiment(data: Path) -> Splits:
-    """Film-review snippets, positive or negative."""
-    return _from_folder(data / "language/sentiment", (*SENTIMENT, "{text}"), "label", repeats=2)
+    """Plainly worded reviews of our own and, in training, film-review snippets as critics wrote them."""
+
+    def make(draw: random.Random) -> tuple[str, Row]:
+        label = draw.choice(("negative", "positive"))
+        text = _review(draw, label)
+        return text.lower(), {"input": draw.choice(SENTIMENT).replace("{text}", text), "label": label}
+
+    splits = generated(make, train=9000, seed=28)
+    if (data / "language/sentiment").is_dir():
+        splits["train"] += _from_folder(data / "language/sentiment", SENTIMENT, "label", repeats=1)["train"]
+    return splits
+
+
+def critics(data: Path) -> Splits:
+    """The critics' snippets alone: a harder test than the bundled task promises."""
+    return _from_folder(data / "language/sentiment", SENTIMENT, "label", repeats=1)
 
 
 def _from_folder(folder: Path, wordings: tuple[str, ...], answer: str, repeats: int) -> Splits:

@@ -102,3 +102,24 @@ CAUSES = (
     ("the baby cries", "the father wakes up"), ("the shop is closed", "the street is quiet"),
     ("the fire burns", "the house is warm"),
 )  # fmt: skip
+
+PRAISE = (
+    "wonderful brilliant charming clever delightful excellent funny great beautiful moving lovely superb witty warm honest "
+    "fresh smart touching powerful exciting enjoyable gripping inventive joyful rich amazing perfect entertaining good fine"
+).split()
+BLAME = (
+    "awful boring dull stupid terrible weak lazy tedious clumsy bad ugly empty shallow silly pointless predictable stale "
+    "messy tired bland annoying slow poor flat lifeless horrible disappointing forgettable unpleasant tiresome"
+).split()
+LIKED = (
+    "I loved every minute", "it made me laugh and cry", "I would watch it again", "a joy to watch", "worth every minute",
+    "a treat for the whole family", "it deserves a large audience", "one of the best of the year", "I left with a smile",
+    "a triumph", "a small gem", "it works from start to finish", "the cast is a joy", "a film to remember",
+)  # fmt: skip
+DISLIKED = (
+    "I was bored after ten minutes", "a waste of time", "I left early", "nobody should see it", "it falls apart",
+    "it goes nowhere", "the jokes fall flat", "it makes no sense", "one of the worst of the year", "there is no story",
+    "it fails in every way", "a mess from start to finish", "the plot never works", "a film to forget",
+)  # fmt: skip
+FILM = "film movie comedy drama story thriller sequel picture".split()
+PARTS = "plot script acting cast dialogue music ending hero camera humour direction story".split()

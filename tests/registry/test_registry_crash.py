@@ -18,7 +18,7 @@ from adapterhub.task import Task
 
 # One warm process forks all others: each of them would need seconds to import.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["adapterhub.registry"])
+CONTEXT.set_forkserver_preload(["adapterhub.adapter", "adapterhub.registry"])
 
 
 @pytest.fixture

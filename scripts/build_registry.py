@@ -90,10 +90,8 @@ def main() -> None:
             print(f"{name}: not registered, for it does not beat the bare base", flush=True)
             continue
         registry = Registry(args.registry)
-        metrics = {key: round(value, 4) for key, value in report.metrics.items()}
-        card = replace(
-            registry[name], metrics={report.metric: metrics[report.metric], **metrics}, adapter=None, sha256=None
-        )
+        metrics = {report.metric: round(report.own, 4)}
+        card = replace(registry[name], metrics=metrics, adapter=None, sha256=None)
         registry.add(card, folder, replace=True)
 
 

@@ -118,7 +118,7 @@ def _add_a_task(registry: Registry, model: RoutedModel) -> None:
     inherited = {key: value for key, value in read_group(registry.root, "").items() if key != "description"}
     card = Task.from_dict(NEW_TASK, {**inherited, **NEW_CARD, "examples": [str(row["input"]) for row in rows[::3]]})
     begin = time.perf_counter()
-    trainer = Trainer(registry, rank=8, learning_rate=3e-3, epochs=12, batch_size=8)
+    trainer = Trainer(registry, rank=8, learning_rate=3e-3, epochs=12, batch_size=8, validation=0.2)
     result = trainer.fit({NEW_TASK: rows}, {NEW_TASK: card})[NEW_TASK]
     out.print(
         f"trained and registered in {time.perf_counter() - begin:.0f} s: {result.steps} steps, "

@@ -6,14 +6,13 @@ from adapterhub.registry import Registry, bundled_registry
 from benchmarks.report import Target, arguments, save
 
 QUESTION = "Do the bundled tasks route well, and does every adapter beat the bare base?"
-SHORT = 16
 
 
 def main() -> None:
-    args = arguments(QUESTION)
+    arguments(QUESTION)
     registry = Registry(bundled_registry())
     rows = {
-        task.name: read_evaluation_rows(path, task, None if args.full else SHORT)
+        task.name: read_evaluation_rows(path, task)
         for task in registry.under("")
         if task.adapter and (path := registry.root / task.name / "eval.jsonl").is_file()
     }

@@ -235,16 +235,16 @@ class RoutedModel:
     ) -> list[tuple[list[Answer], list[float]]]:
         """Greedy for one answer, beams for several; the score is the probability of the whole sequence."""
         ids, mask = self.encode([task.format(text) for task, text in zip(tasks, texts, strict=True)], "left")
+        # Beams are compared by their whole probability, not by its mean over their tokens.
+        beams = {"num_beams": count, "num_return_sequences": count, "length_penalty": 0.0} if count > 1 else {}
         result = self.engine.generate(
             ids,
             mask,
             [self._placed(route) for route in routes],
             max_new_tokens=max(task.max_new_tokens for task in tasks),
-            num_beams=count,
-            num_return_sequences=count,
             do_sample=False,
-            length_penalty=0.0,
             output_scores=True,
+            **beams,
         )
         return sequences(result, self.tokenizer, ids.shape[1], [task.max_new_tokens for task in tasks], count)
 

@@ -25,7 +25,13 @@ def main() -> None:
         for r in reports
     ]  # fmt: skip
     margins = [Target(f"margin over the base: {r.task}", r.margin, 0.05, "higher") for r in reports]
-    save("bundled", QUESTION, table, [Target("routing accuracy", routing, 0.95, "higher"), *margins])
+    save(
+        "bundled",
+        QUESTION,
+        table,
+        [Target("routing accuracy", routing, 0.95, "higher"), *margins],
+        ("base", "own", "routed"),
+    )
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def main() -> None:
             "engine / PEFT, 4 adapters", ratio["engine, 4 adapters, k = 1"] / ratio["PEFT mixed batch, 4 adapters"], 1.0
         ),
     ]
-    save("engine", QUESTION, rows, targets)
+    save("engine", QUESTION, rows, targets, ("x base",))
 
 
 def _gate(engine, peft, ids, mask, routes, names, options):

@@ -7,7 +7,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -53,8 +53,11 @@ def interleaved(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict
     }
 
 
-def save(name: str, question: str, rows: list[dict[str, object]], targets: list[Target]) -> None:
-    """Write `results/NAME.json` and the table made from it, and print the table."""
+def save(name: str, question: str, rows: list[dict[str, object]], targets: list[Target], bars: Sequence[str]) -> None:
+    """Write `results/NAME.json` and the table and the plot made from it, and print the table.
+
+    The plot has a group of bars for each row, labelled by its first column, one bar for each of the columns `bars`.
+    """
     RESULTS.mkdir(exist_ok=True)
     found = {
         "question": question,
@@ -68,7 +71,31 @@ def save(name: str, question: str, rows: list[dict[str, object]], targets: list[
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     table = markdown(question, rows, targets)
     (RESULTS / f"{name}.md").write_text(table, encoding="utf-8")
+    plot(RESULTS / f"{name}.png", question, rows, bars)
     print(table)
+
+
+def plot(path: Path, question: str, rows: list[dict[str, object]], bars: Sequence[str]) -> None:
+    """Horizontal bars, the first row on top."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    height = 0.8 / len(bars)
+    figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.25 * len(rows) * (1 + len(bars) / 2)))
+    for number, column in enumerate(bars):
+        places = [row + (number - (len(bars) - 1) / 2) * height for row in range(len(rows))]
+        drawn = axes.barh(places, [float(str(row[column])) for row in rows], height=height, label=column)
+        axes.bar_label(drawn, fmt="%.2f", padding=2, fontsize=8)
+    axes.set_yticks(range(len(rows)), [str(next(iter(row.values()))) for row in rows])
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    axes.set_title(question, fontsize=10, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8, loc="lower right") if len(bars) > 1 else axes.set_xlabel(bars[0])
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    pyplot.close(figure)
 
 
 def markdown(question: str, rows: list[dict[str, object]], targets: list[Target]) -> str:

@@ -93,7 +93,9 @@ def plot(path: Path, question: str, rows: list[dict[str, object]], bars: Sequenc
     axes.margins(x=0.1)
     axes.set_title(question, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="lower right") if len(bars) > 1 else axes.set_xlabel(bars[0])
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)) if len(
+        bars
+    ) > 1 else axes.set_xlabel(bars[0])
     figure.savefig(path, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 

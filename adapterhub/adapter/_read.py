@@ -172,9 +172,17 @@ def _seal_faults(sealed: Mapping[str, object], base: BaseSignature) -> list[str]
 
 def _adoption_faults(fields: Mapping[str, object], base: BaseSignature) -> list[str]:
     found = fields.get("base_model_name_or_path") or ""
-    if found == base.model_id:
+    if found == base.model_id or _id_of(str(found)) == base.model_id:
         return []
     return [f"base_model_name_or_path should be {_name(base.model_id)}. Found {_name(found)}."]
+
+
+def _id_of(folder: str) -> str | None:
+    """The id that a base's folder states of itself: PEFT writes the folder from which the base was loaded."""
+    note = Path(folder) / SEAL
+    if not note.is_file():
+        return None
+    return str(parse_json(note.read_bytes(), str(note)).get("id", ""))
 
 
 def _smaller_model_faults(layout: Layout, config: AdapterConfig, base: BaseSignature) -> list[str]:

@@ -105,12 +105,12 @@ def checked_adapter(registry: Registry, task: Task, folder: Path | None) -> Iter
     if not task.base_model:
         raise InputError(f"An adapter is checked against its base model. {task.name} names none. Give --base.")
     from adapterhub.adapter import describe_base, read_adapter, seal
-    from adapterhub.model import load_base
+    from adapterhub.model import check_head, load_base
     from adapterhub.training import base_id
 
     place = _place(registry, task.base_model)
     signature = describe_base(load_base(place)[0], base_id(place))
-    read_adapter(folder, signature, adopt=not (folder / "adapterhub.json").is_file())
+    check_head(task, read_adapter(folder, signature, adopt=not (folder / "adapterhub.json").is_file()))
     with tempfile.TemporaryDirectory(prefix="adapterhub-adapter-") as temporary:
         copy = Path(temporary) / "adapter"
         copy.mkdir()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
@@ -35,11 +36,11 @@ def load_base(base: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Pre
         loader = AutoModelForCausalLM if is_decoder(config) else AutoModel
         with _without_bar():
             model = loader.from_pretrained(base, dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(
             f"A base model is a folder or a Hub id. Found {str(base)!r}, which did not load: {reason} "
-            "Check the name, or go online once so that it can be downloaded."
+            "Check the name; restore a folder from a copy; go online once to download an id."
         ) from error
     model.requires_grad_(False)
     return cast("PreTrainedModel", model.eval()), cast("PreTrainedTokenizerBase", load_tokenizer(str(base)))

@@ -14,6 +14,7 @@ from adapterhub.engine import Engine
 from adapterhub.errors import InputError, TaskNotFoundError
 from adapterhub.model._answers import classified, entities, number, sequences
 from adapterhub.model._base import load_base, only_base
+from adapterhub.model._fit import check_head
 from adapterhub.model._prediction import Answer, Prediction, spoken
 from adapterhub.registry import Registry, bundled_registry
 from adapterhub.route import Route
@@ -140,6 +141,8 @@ class RoutedModel:
             raise InputError(
                 f"num_predictions is at least 1. Found {num_predictions}. Give 1 for the best answer only."
             )
+        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+            raise InputError(f"`texts` is a list of texts. Found {str(texts)[:80]!r}. Put the text into a list.")
         if not texts:
             return []
         routes = self._routes(texts, tasks)
@@ -204,6 +207,7 @@ class RoutedModel:
                 folder = self.registry.adapter_path(name)
                 assert folder is not None, "routes name tasks with adapters only"
                 self.engine.add(key, folder, sha256=task.sha256)
+                check_head(task, self.engine.load(key))
                 self._known.add(key)
             names.append(key)
         return Route(tuple(names), route.gates)

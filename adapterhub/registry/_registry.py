@@ -274,7 +274,10 @@ class Registry:
 
     def _check_addition(self, task: Task, *, replace: bool) -> None:
         if task.name in self and not replace:
-            raise InputError(f"A task is added once. {task.name!r} is in {self.root} already. Pass `replace=True`.")
+            raise InputError(
+                f"A task is added once. {task.name!r} is in {self.root} already. Replace it with "
+                "`replace=True` (`adapterhub add --replace`), or choose another name."
+            )
         catalog = self._catalog()
         if task.stack:
             mirror(self.root, catalog)

@@ -209,3 +209,36 @@ def test_cards_without_an_adapter_have_no_say_in_the_base(hub: Hub) -> None:
             RoutedModel.from_pretrained(registry=hub.registry, router=hub.model.router, k=0)
     finally:
         hub.registry.remove("other/bare")
+
+
+def test_a_card_that_contradicts_its_adapters_head_is_one_error(hub: Hub) -> None:
+    from dataclasses import replace
+
+    from adapterhub.errors import IncompatibleAdapterError
+    from adapterhub.model import check_head
+
+    adapter = hub.model.engine.load(hub.model._placed(hub.model._named("words/mood")).adapters[0])
+    card = hub.registry["words/mood"]
+    check_head(card, adapter)
+    with pytest.raises(IncompatibleAdapterError, match=r"2 outputs, as the card says\. Found 3"):
+        check_head(replace(card, labels=("bad", "good")), adapter)
+    with pytest.raises(IncompatibleAdapterError, match=r"needs an adapter with no head of its own\. Found sequence"):
+        check_head(replace(hub.registry["words/colour"], name="words/mood"), adapter)
+
+
+def test_one_text_instead_of_a_list_is_told(hub: Hub) -> None:
+    with pytest.raises(InputError, match="list of texts"):
+        hub.model.generate("colour: the apple is red")
+
+
+def test_a_truncated_base_is_one_error(hub: Hub, tmp_path) -> None:
+    import shutil
+
+    from adapterhub.model import load_base
+
+    copy = tmp_path / "base"
+    shutil.copytree(hub.base, copy)
+    weights = copy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(InputError, match="restore a folder from a copy"):
+        load_base(copy)

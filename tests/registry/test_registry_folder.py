@@ -82,7 +82,7 @@ def test_replacing_makes_the_next_version_and_keeps_the_older(registry: Registry
     other = make_adapter(tmp_path / "other", "1")
     first = registry["language/grammar"]
     before = tree(registry.root)
-    with pytest.raises(InputError, match="Pass `replace=True`"):
+    with pytest.raises(InputError, match="`replace=True`"):
         registry.add(first, other)
     assert tree(registry.root) == before
     second = registry.add(first, other, replace=True)

@@ -16,7 +16,11 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
     PreTrainedModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 torch.set_num_threads(1)
@@ -64,6 +68,44 @@ def tiny_bert(seed: int = 0) -> BertModel:
     return BertModel(config).eval()
 
 
+def tiny_t5(seed: int = 0) -> T5ForConditionalGeneration:
+    """A random T5 of two layers on either side; the decoder starts with `pad`, 0."""
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=96,
+        d_model=32,
+        d_kv=8,
+        d_ff=64,
+        num_layers=2,
+        num_heads=4,
+        relative_attention_num_buckets=8,
+        relative_attention_max_distance=16,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+    return T5ForConditionalGeneration(config).eval()
+
+
+def tiny_mamba(seed: int = 0) -> MambaForCausalLM:
+    """A random Mamba of two layers: a state in the place of attention."""
+    torch.manual_seed(seed)
+    config = MambaConfig(
+        vocab_size=96,
+        hidden_size=32,
+        state_size=4,
+        num_hidden_layers=2,
+        conv_kernel=4,
+        expand=2,
+        time_step_rank=4,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=1,
+    )
+    return MambaForCausalLM(config).eval()
+
+
 @pytest.fixture(scope="session")
 def llama() -> PreTrainedModel:
     """Shared and never changed: a test that wraps or trains takes `tiny_llama()` of its own."""
@@ -80,3 +122,15 @@ def gpt2() -> PreTrainedModel:
 def bert() -> PreTrainedModel:
     """Shared and never changed."""
     return tiny_bert()
+
+
+@pytest.fixture(scope="session")
+def t5() -> PreTrainedModel:
+    """Shared and never changed."""
+    return tiny_t5()
+
+
+@pytest.fixture(scope="session")
+def mamba() -> PreTrainedModel:
+    """Shared and never changed."""
+    return tiny_mamba()

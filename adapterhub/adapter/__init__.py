@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import adapterhub.methods  # noqa: F401  makes PEFT know our methods before a configuration is read
 from adapterhub.adapter._base import BaseSignature, describe_base
+from adapterhub.adapter._convert import Conversion, convert_to_lora
+from adapterhub.adapter._copy import plain_copy
 from adapterhub.adapter._files import content_hash
+from adapterhub.adapter._mixture import export_mixture, mixture_rank
 from adapterhub.adapter._read import read_adapter, seal
-from adapterhub.adapter._types import Adapter, HeadTensors, LowRank
+from adapterhub.adapter._types import Adapter, HeadTensors, LowRank, Norm, Scaling
 
 __all__ = [
     "Adapter",
     "BaseSignature",
+    "Conversion",
     "HeadTensors",
     "LowRank",
+    "Norm",
+    "Scaling",
     "content_hash",
+    "convert_to_lora",
     "describe_base",
+    "export_mixture",
+    "mixture_rank",
+    "plain_copy",
     "read_adapter",
     "seal",
 ]

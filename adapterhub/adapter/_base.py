@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
+from typing import TypeVar
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -17,6 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from adapterhub.errors import InputError
 
 __all__ = ["LM_HEAD", "POOLER", "BaseSignature", "describe_base"]
+
+_T = TypeVar("_T")
 
 LM_HEAD = "lm_head"
 POOLER = "pooler."
@@ -47,15 +51,26 @@ class BaseSignature:
             to bfloat16 first, so the same checkpoint loaded as float32 or bfloat16 has one fingerprint.
         modules: (d_in, d_out) of each `nn.Linear` and `Conv1D` by its name relative to the backbone, and of `lm_head`
             where there is one.
+        embeddings: (tokens, d) of each table that is looked up by token and not scaled afterwards. Tables of positions
+            or segments are not among them: a row has no positions of its own there.
+        norms: (d, whether it has a bias) of each layer norm or RMS norm over the last dimension.
+        biases: Names of the modules that have a bias.
         hidden_size: Width of the hidden states that a head reads.
-        prefix: Name of the backbone inside a model with a head (`model`, `transformer`, `bert`).
+        prefix: Name of the backbone inside a model with a head (`model`, `transformer`, `bert`, `backbone`); empty
+            where the head lies inside, as in T5.
     """
 
     model_id: str
     fingerprint: str
     modules: Mapping[str, tuple[int, int]]
+    embeddings: Mapping[str, tuple[int, int]]
+    norms: Mapping[str, tuple[int, bool]]
+    biases: frozenset[str]
     hidden_size: int
     prefix: str
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
 
 
 def describe_base(model: PreTrainedModel, model_id: str | None = None) -> BaseSignature:
@@ -80,20 +95,50 @@ def describe_base(model: PreTrainedModel, model_id: str | None = None) -> BaseSi
             "take them off with `unload()`."
         )
     backbone = model.base_model
-    modules = {name: shape for name, module in backbone.named_modules() if (shape := _shape(module)) is not None}
-    head = _shape(getattr(model, LM_HEAD, None))
-    if head is not None:
-        modules[LM_HEAD] = head
+    named = dict(backbone.named_modules())
+    inside = LM_HEAD in named
+    if isinstance(head := getattr(model, LM_HEAD, None), nn.Module):
+        named[LM_HEAD] = head
+    tokens = model.get_input_embeddings()
     return BaseSignature(
         model_id=model.name_or_path if model_id is None else model_id,
         fingerprint=_fingerprint(model, backbone),
-        modules=MappingProxyType(modules),
+        modules=_by_name(named, _shape),
+        embeddings=_by_name(named, partial(_table, tokens)),
+        norms=_by_name(named, _norm),
+        biases=frozenset(name for name, module in named.items() if _is_biased(module)),
         hidden_size=int(model.config.get_text_config().hidden_size),
-        prefix=model.base_model_prefix,
+        prefix="" if inside else model.base_model_prefix,
     )
 
 
-def _shape(module: nn.Module | None) -> tuple[int, int] | None:
+def _by_name(named: Mapping[str, nn.Module], measure: Callable[[nn.Module], _T | None]) -> Mapping[str, _T]:
+    return MappingProxyType({name: found for name, module in named.items() if (found := measure(module)) is not None})
+
+
+def _table(tokens: nn.Module, module: nn.Module) -> tuple[int, int] | None:
+    """The shape of a table as large as the one that is known to be looked up by token, `tokens`."""
+    if not isinstance(tokens, nn.Embedding) or not isinstance(module, nn.Embedding) or hasattr(module, "embed_scale"):
+        return None
+    shape = int(module.weight.shape[0]), int(module.weight.shape[1])
+    return shape if shape == tuple(tokens.weight.shape) else None
+
+
+def _is_biased(module: nn.Module) -> bool:
+    return isinstance(getattr(module, "bias", None), nn.Parameter)
+
+
+def _norm(module: nn.Module) -> tuple[int, bool] | None:
+    if not isinstance(module, nn.LayerNorm) and not type(module).__name__.endswith(("LayerNorm", "RMSNorm")):
+        return None
+    own = dict(module.named_parameters())
+    weight = own.get("weight")
+    if weight is None or weight.dim() != 1 or not own.keys() <= {"weight", "bias"}:
+        return None
+    return len(weight), "bias" in own
+
+
+def _shape(module: nn.Module) -> tuple[int, int] | None:
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     if isinstance(module, Conv1D):

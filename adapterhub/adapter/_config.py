@@ -1,18 +1,18 @@
-"""What a supported `adapter_config.json` asks for: where the adapter is, its ranks and its scales."""
+"""What a supported `adapter_config.json` asks for: where the adapter is, and the options that shape it."""
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils.other import get_pattern_key
 
-from adapterhub.adapter._options import HEAD_KINDS, SETS, USED, strings
+__all__ = ["SETS", "AdapterConfig", "TargetRule", "read_config", "strings"]
 
-__all__ = ["AdapterConfig", "TargetRule", "read_config"]
+# Lists whose order has no meaning and changes from one process to the next.
+SETS = ("exclude_modules", "feedforward_modules", "modules_to_save", "target_modules")
 
 
 @dataclass(frozen=True)
@@ -35,70 +35,74 @@ class TargetRule:
     layers_pattern: list[str] | str | None = None
     target_parameters: None = None
 
+    @property
+    def all_linear(self) -> bool:
+        """Whether PEFT would put the adapter at every linear module but the output layer."""
+        return isinstance(self.target_modules, str) and self.target_modules.lower() == "all-linear"
+
     def matches(self, name: str) -> bool:
         """Whether PEFT would put the adapter at this module.
 
         Args:
             name: The module's name in the model that was trained.
         """
-        if isinstance(self.target_modules, str) and self.target_modules.lower() == "all-linear":
-            return name != "lm_head"
-        return bool(check_target_module_exists(self, name))
+        return name != "lm_head" if self.all_linear else bool(check_target_module_exists(self, name))
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """A configuration whose every option is supported.
+    """A configuration that can be read; two are equal where their methods and options are.
 
     Args:
-        method: `LORA` or `BOTTLENECK`.
+        method: PEFT's name of the method.
+        canonical: The options as JSON with sorted keys.
         head: What the head answers for, or None without a head.
         rule: Which modules the adapter is at.
         options: The options that shape the adapter, each with its value; set-like lists sorted.
     """
 
     method: str
-    head: Literal["sequence", "token"] | None
-    rule: TargetRule
-    options: Mapping[str, object]
-
-    def rank(self, name: str) -> int:
-        """The rank at a module, by its name in the model that was trained."""
-        return int(self._at("r", "rank_pattern", name))
-
-    def scale(self, name: str) -> float:
-        """The factor on what the adapter adds at a module: `alpha / r`, with rsLoRA `alpha / √r`."""
-        if self.method == "BOTTLENECK":
-            return float(str(self.options["scaling"]))
-        rank = self.rank(name)
-        return self._at("lora_alpha", "alpha_pattern", name) / (math.sqrt(rank) if self.options["use_rslora"] else rank)
-
-    def _at(self, option: str, pattern: str, name: str) -> float:
-        patterns = self.options.get(pattern) or {}
-        assert isinstance(patterns, Mapping)
-        value = patterns.get(get_pattern_key(patterns.keys(), name), self.options[option])
-        return float(str(value))
+    canonical: str
+    head: Literal["sequence", "token"] | None = field(compare=False)
+    rule: TargetRule = field(compare=False)
+    options: Mapping[str, object] = field(compare=False)
 
 
-def read_config(fields: Mapping[str, object]) -> AdapterConfig:
-    """Read a configuration in which `config_faults` found nothing.
+def read_config(
+    fields: Mapping[str, object],
+    defaults: Mapping[str, object],
+    heads: Mapping[str, Literal["sequence", "token"]],
+) -> AdapterConfig:
+    """Read a configuration in which `malformed_faults` found nothing.
 
     Args:
         fields: The parsed `adapter_config.json`.
+        defaults: The options of the method that shape an adapter, each with the value that a missing one has.
+        heads: What a head answers for, by `task_type`.
     """
-    method = str(fields["peft_type"])
-    options = {name: fields.get(name, default) for name, default in sorted(USED[method].items())}
+    options = {name: fields.get(name, default) for name, default in sorted(defaults.items())}
     for name in SETS:
-        value = options[name]
-        options[name] = sorted(set(value)) if isinstance(value, list) else value
+        value = options.get(name)
+        if isinstance(value, list):
+            options[name] = sorted(set(value))
     rule = TargetRule(
         target_modules=_names(options["target_modules"]) or frozenset(),
         exclude_modules=_names(options["exclude_modules"]),
         modules_to_save=tuple(strings(options["modules_to_save"])),
-        layers_to_transform=options["layers_to_transform"],  # type: ignore[arg-type]
-        layers_pattern=options["layers_pattern"],  # type: ignore[arg-type]
+        layers_to_transform=options.get("layers_to_transform"),  # type: ignore[arg-type]
+        layers_pattern=options.get("layers_pattern"),  # type: ignore[arg-type]
     )
-    return AdapterConfig(method, HEAD_KINDS.get(str(fields.get("task_type"))), rule, options)
+    canonical = json.dumps(options, sort_keys=True)
+    return AdapterConfig(str(fields["peft_type"]), canonical, heads.get(str(fields.get("task_type"))), rule, options)
+
+
+def strings(value: object) -> list[str]:
+    """The strings in a list, or none.
+
+    Args:
+        value: What the file holds.
+    """
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
 
 
 def _names(value: object) -> frozenset[str] | str | None:

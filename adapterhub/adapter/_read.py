@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 from adapterhub.adapter._base import BaseSignature
-from adapterhub.adapter._config import AdapterConfig, read_config
+from adapterhub.adapter._build import build
+from adapterhub.adapter._config import read_config
 from adapterhub.adapter._files import (
     CONFIG,
     SEAL,
@@ -19,8 +19,9 @@ from adapterhub.adapter._files import (
     read_folder,
     write_json,
 )
-from adapterhub.adapter._fit import Layout, build_head, build_modules, fit_faults, read_layout
-from adapterhub.adapter._options import malformed_faults, unsupported_faults
+from adapterhub.adapter._fit import fit
+from adapterhub.adapter._options import HEAD_KINDS, malformed_faults, unsupported_faults
+from adapterhub.adapter._supported import METHODS
 from adapterhub.adapter._tensors import read_header
 from adapterhub.adapter._types import Adapter
 from adapterhub.errors import IncompatibleAdapterError, IntegrityError
@@ -107,30 +108,29 @@ def _checked(
     proven: bool,
 ) -> Adapter:
     """The adapter, once nothing is left to complain about."""
-    entries = read_header(files.weights, str(folder / WEIGHTS))
+    header = read_header(files.weights, str(folder / WEIGHTS))
     malformed = malformed_faults(fields)
     if malformed:
         # Without a known method and sound options there is no telling which keys should be there.
         raise IncompatibleAdapterError(str(folder), _name(base.model_id), identity + malformed)
-    config = read_config(fields)
-    layout = read_layout(entries, config, base)
-    faults = identity + unsupported_faults(fields) + fit_faults(layout, config, base)
-    if not proven:
-        faults += _smaller_model_faults(layout, config, base)
+    config = read_config(fields, METHODS[str(fields["peft_type"])].options, HEAD_KINDS)
+    found = (fit if header.remembered else fit.__wrapped__)(header, config, base)
+    faults = [*identity, *unsupported_faults(fields), *found.faults, *(() if proven else found.unproven)]
     if faults:
         raise IncompatibleAdapterError(str(folder), _name(base.model_id), faults)
-    modules, bad_values = build_modules(files.weights, layout, config)
-    head, bad_head = build_head(files.weights, layout, config)
-    if bad_values or bad_head:
-        raise IncompatibleAdapterError(str(folder), _name(base.model_id), bad_values + bad_head)
+    parts = build(files.weights, header, found.layout, config)
+    if parts.faults:
+        raise IncompatibleAdapterError(str(folder), _name(base.model_id), parts.faults)
     return Adapter(
         source=str(folder),
         method=config.method,
         base_model=base.model_id,
         fingerprint=base.fingerprint if proven else "",
         sha256=files.content_hash,
-        modules=MappingProxyType(modules),
-        head=head,
+        modules=MappingProxyType(parts.modules),
+        scalings=MappingProxyType(parts.scalings),
+        norms=MappingProxyType(parts.norms),
+        head=parts.head,
         meta=MappingProxyType(dict(config.options)),
     )
 
@@ -183,25 +183,6 @@ def _id_of(folder: str) -> str | None:
     if not note.is_file():
         return None
     return str(parse_json(note.read_bytes(), str(note)).get("id", ""))
-
-
-def _smaller_model_faults(layout: Layout, config: AdapterConfig, base: BaseSignature) -> list[str]:
-    """PEFT writes a 2-layer model's `all-linear` as full names of layers 0 and 1, so every key fits 6 layers too."""
-    adapted, present = _blocks(layout.modules), _blocks(base.modules)
-    targets = config.rule.target_modules
-    one_by_one = not isinstance(targets, str) and any(re.search(r"\.\d+\.", name) for name in targets)
-    if not one_by_one or not adapted or adapted != set(range(len(adapted))) or len(adapted) >= len(present):
-        return []
-    return [
-        f"The adapter names the modules of blocks 0 to {max(adapted)} one by one, as PEFT does for a model of "
-        f"{len(adapted)} blocks. Found a base of {len(present)}. If it was trained on this base, seal it with "
-        "`adapterhub.adapter.seal`."
-    ]
-
-
-def _blocks(names: Mapping[str, object]) -> set[int]:
-    found = (re.search(r"(?:^|\.)(\d+)\.", name) for name in names)
-    return {int(match[1]) for match in found if match}
 
 
 def _name(model_id: object) -> str:

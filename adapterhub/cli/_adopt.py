@@ -110,7 +110,8 @@ def checked_adapter(registry: Registry, task: Task, folder: Path | None) -> Iter
 
     place = _place(registry, task.base_model)
     signature = describe_base(load_base(place)[0], base_id(place))
-    check_head(task, read_adapter(folder, signature, adopt=not (folder / "adapterhub.json").is_file()))
+    adapter = read_adapter(folder, signature, adopt=not (folder / "adapterhub.json").is_file())
+    check_head(task, adapter.head, adapter.source)
     with tempfile.TemporaryDirectory(prefix="adapterhub-adapter-") as temporary:
         copy = Path(temporary) / "adapter"
         copy.mkdir()

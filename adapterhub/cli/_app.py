@@ -9,7 +9,7 @@ import sys
 import typer
 
 from adapterhub import __version__
-from adapterhub.cli import _cards, _demo, _evaluate, _hub, _run, _train
+from adapterhub.cli import _cards, _convert, _demo, _evaluate, _hub, _run, _train
 from adapterhub.cli._print import show_error
 from adapterhub.errors import AdapterHubError
 
@@ -34,6 +34,8 @@ for _name, _command, _panel in (
     ("add", _cards.add, "Registry"),
     ("rm", _cards.rm, "Registry"),
     ("train", _train.train, "Train"),
+    ("convert", _convert.convert, "Exchange"),
+    ("mix", _convert.mix, "Exchange"),
     ("push", _hub.push_command, "Hub"),
     ("pull", _hub.pull_command, "Hub"),
 ):

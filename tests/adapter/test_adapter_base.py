@@ -7,7 +7,8 @@ import time
 import pytest
 import torch
 from adapter_folders import lora, trained
-from conftest import tiny_bert, tiny_gpt2, tiny_llama
+from conftest import tiny_bert, tiny_gpt2, tiny_llama, tiny_mamba, tiny_t5
+from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -15,6 +16,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     LlamaModel,
+    T5Model,
 )
 
 from adapterhub.adapter import describe_base
@@ -30,6 +32,92 @@ def test_modules_are_named_from_the_backbone(llama, gpt2, bert):
     assert signature.modules["lm_head"] == (32, 96)
     assert describe_base(gpt2).modules["h.0.attn.c_attn"] == (32, 96)
     assert describe_base(bert).modules["encoder.layer.1.output.dense"] == (64, 32)
+
+
+def test_the_modules_of_an_encoder_decoder_and_of_a_state_space_model(t5, mamba):
+    signature = describe_base(t5)
+    # Two blocks of 4 + 2 linears in the encoder and of 8 + 2 in the decoder, and the head, once.
+    assert len(signature.modules) == 2 * 6 + 2 * 10 + 1
+    assert signature.modules["lm_head"] == (32, 96)
+    assert signature.modules["decoder.block.1.layer.1.EncDecAttention.k"] == (32, 32)
+    assert (signature.prefix, signature.hidden_size) == ("", 32)
+    signature = describe_base(mamba)
+    assert signature.prefix == "backbone"
+    assert signature.hidden_size == 32
+    assert signature.modules == {
+        f"layers.{block}.mixer.{name}": shape
+        for block in range(2)
+        for name, shape in {"in_proj": (32, 128), "x_proj": (64, 12), "dt_proj": (4, 64), "out_proj": (64, 32)}.items()
+    } | {"lm_head": (32, 96)}
+
+
+def test_embeddings_are_the_tables_that_are_looked_up_by_token(llama, gpt2, bert, t5, mamba):
+    names = {
+        name: list(describe_base(model).embeddings)
+        for name, model in {"llama": llama, "gpt2": gpt2, "bert": bert, "t5": t5, "mamba": mamba}.items()
+    }
+    assert names == {
+        "llama": ["embed_tokens"],
+        "gpt2": ["wte"],
+        "bert": ["embeddings.word_embeddings"],
+        "t5": ["shared", "encoder.embed_tokens", "decoder.embed_tokens"],
+        "mamba": ["embeddings"],
+    }
+    assert describe_base(t5).embeddings["shared"] == (96, 32)
+
+
+def test_norms_have_their_width_and_whether_they_have_a_bias(llama, gpt2, bert, t5, mamba):
+    norms = [describe_base(model).norms for model in (llama, gpt2, bert, t5, mamba)]
+    assert [len(found) for found in norms] == [5, 5, 5, 12, 3]
+    assert norms[0]["layers.1.post_attention_layernorm"] == (32, False)
+    assert norms[1]["ln_f"] == (32, True)
+    assert norms[2]["embeddings.LayerNorm"] == (32, True)
+    assert norms[3]["decoder.block.0.layer.2.layer_norm"] == (32, False)
+    assert norms[4]["norm_f"] == (32, False)
+
+
+def test_a_norm_over_groups_or_batches_and_a_gated_one_are_not_norms():
+    class FancyRMSNormGated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(32))
+
+    model = tiny_llama()
+    for name, module in {
+        "batch": nn.BatchNorm1d(32),
+        "group": nn.GroupNorm(2, 32),
+        "plain": nn.LayerNorm(32, elementwise_affine=False),
+        "table": nn.LayerNorm((4, 8)),
+        "gated": FancyRMSNormGated(),
+    }.items():
+        model.model.add_module(name, module)
+    assert describe_base(model).norms == describe_base(tiny_llama()).norms
+
+
+def test_biases_are_named(llama, bert, mamba):
+    assert describe_base(llama).biases == frozenset()
+    assert {"pooler.dense", "embeddings.LayerNorm"} < describe_base(bert).biases
+    assert describe_base(mamba).biases == {
+        f"layers.{block}.mixer.{name}" for block in range(2) for name in ("dt_proj", "conv1d")
+    }
+
+
+def test_signatures_of_equal_models_are_equal():
+    one, two = describe_base(tiny_llama()), describe_base(tiny_llama())
+    assert one == two
+    assert hash(one) == hash(two)
+    assert one != describe_base(tiny_llama(seed=1))
+    assert one != describe_base(tiny_llama().model)
+
+
+def test_a_t5_with_and_without_its_head_agree():
+    model = tiny_t5()
+    other = T5Model(model.config)
+    other.load_state_dict(model.state_dict(), strict=False)
+    one, two = describe_base(model), describe_base(other)
+    assert one.fingerprint == two.fingerprint
+    assert one.norms == two.norms
+    assert {*two.modules, "lm_head"} == set(one.modules)
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2, tiny_bert])
@@ -52,7 +140,7 @@ def test_berts_language_model_and_its_bare_model_agree():
     assert describe_base(other).fingerprint == describe_base(model).fingerprint
 
 
-@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2, tiny_bert])
+@pytest.mark.parametrize("make", [tiny_llama, tiny_gpt2, tiny_bert, tiny_t5, tiny_mamba])
 def test_the_dtype_does_not_matter(make, tmp_path):
     model = make()
     expected = describe_base(model).fingerprint
@@ -71,7 +159,8 @@ def test_a_saved_base_has_its_id_and_an_explicit_one_wins(tmp_path):
 def test_other_weights_or_shapes_have_another_fingerprint():
     prints = {describe_base(tiny_llama(seed)).fingerprint for seed in range(3)}
     prints |= {describe_base(tiny_llama(layers=3)).fingerprint, describe_base(tiny_gpt2()).fingerprint}
-    assert len(prints) == 5
+    prints |= {describe_base(make(seed)).fingerprint for make in (tiny_t5, tiny_mamba) for seed in range(2)}
+    assert len(prints) == 9
 
 
 def test_a_change_in_any_one_tensor_shows():

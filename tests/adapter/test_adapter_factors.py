@@ -4,24 +4,62 @@ from __future__ import annotations
 
 import pytest
 import torch
-from adapter_folders import bottleneck, edit_tensors, lora, trained
-from conftest import tiny_bert, tiny_gpt2, tiny_llama
+from adapter_folders import bottleneck, edit_tensors, ia3, ln_tuning, lora, plain, trained
+from conftest import tiny_bert, tiny_gpt2, tiny_llama, tiny_mamba, tiny_t5
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch.nn import functional
+from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
+    GemmaConfig,
+    GemmaForCausalLM,
     PreTrainedModel,
 )
 
-from adapterhub.adapter import Adapter, LowRank, describe_base, read_adapter, seal
+from adapterhub.adapter import Adapter, describe_base, read_adapter, seal
 
-ACTIVATIONS = {
-    "identity": lambda z: z,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-}
+# PEFT says this of every normalisation that it wraps, of every tied embedding, and of every bias.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Unsupported layer type:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*tie_word_embeddings.*:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*have invalid shape.*lora_B.bias.*"),
+]
+
+
+def untied_gpt2():
+    """GPT-2 whose head is a matrix of its own."""
+    config = tiny_gpt2().config
+    config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    model = type(tiny_gpt2())(config).eval()
+    assert model.lm_head.weight is not model.transformer.wte.weight
+    return model
+
+
+def gemma():
+    torch.manual_seed(0)
+    config = GemmaConfig(
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        pad_token_id=0,
+    )
+    model = GemmaForCausalLM(config).eval()
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            if "norm" in name:
+                value.normal_(std=0.3)
+    return model
+
+
+FEATURES, SEQ2SEQ = {"task_type": "FEATURE_EXTRACTION"}, {"task_type": "SEQ_2_SEQ_LM"}
+T5 = ["q", "v", "wo"]
+MAMBA = ["in_proj", "x_proj", "dt_proj"]
+C = {"fan_in_fan_out": True}
 CASES = {
     "lora": (tiny_llama, lora()),
     "all-linear": (tiny_llama, lora(target_modules="all-linear")),
@@ -38,20 +76,58 @@ CASES = {
     "gpt2": (tiny_gpt2, lora(target_modules=["c_attn", "c_proj"], fan_in_fan_out=True)),
     "bert": (tiny_bert, lora(target_modules=["query", "dense"], task_type="FEATURE_EXTRACTION")),
     "no-task": (tiny_llama, lora(task_type=None)),
+    "t5": (tiny_t5, lora(target_modules=T5, **SEQ2SEQ)),
+    "t5-all": (tiny_t5, lora(target_modules="all-linear", **SEQ2SEQ)),
+    "t5-head": (tiny_t5, lora(target_modules=["q", "lm_head"], **SEQ2SEQ)),
+    "mamba": (tiny_mamba, lora(target_modules=MAMBA)),
+    "bias-gpt2": (tiny_gpt2, lora(target_modules=["c_attn"], lora_bias=True, **C)),
+    "bias-bert": (tiny_bert, lora(target_modules=["query"], lora_bias=True, use_rslora=True, **FEATURES)),
+    "bias-mamba": (tiny_mamba, lora(target_modules=["dt_proj"], lora_bias=True)),
+    "bias-none-to-train": (tiny_llama, lora(bias="all")),
+    "bias-none-at-targets": (tiny_mamba, lora(target_modules=["in_proj"], bias="lora_only")),
+    "dora": (tiny_llama, lora(use_dora=True, target_modules=["q_proj", "down_proj", "lm_head"])),
+    "dora-rslora": (tiny_llama, lora(use_dora=True, use_rslora=True, rank_pattern={"q_proj": 2})),
+    "dora-gpt2": (tiny_gpt2, lora(target_modules=["c_attn", "c_proj"], use_dora=True, **C)),
+    "dora-bert": (tiny_bert, lora(target_modules=["query", "dense"], use_dora=True, **FEATURES)),
+    "dora-t5": (tiny_t5, lora(target_modules=T5, use_dora=True, **SEQ2SEQ)),
+    "dora-mamba": (tiny_mamba, lora(target_modules=MAMBA, use_dora=True)),
+    "tokens": (tiny_llama, lora(target_modules=["q_proj", "embed_tokens"], alpha_pattern={"embed_tokens": 5})),
+    "tokens-rslora": (
+        tiny_llama,
+        lora(target_modules=["embed_tokens"], rank_pattern={"embed_tokens": 2}, use_rslora=True),
+    ),
+    "tokens-gpt2": (tiny_gpt2, lora(target_modules=["wte", "c_attn"], **C)),
+    "tokens-bert": (tiny_bert, lora(target_modules=["word_embeddings", "query"], **FEATURES)),
+    "tokens-t5": (tiny_t5, lora(target_modules=["q", "shared", "embed_tokens"], **SEQ2SEQ)),
+    "tokens-mamba": (tiny_mamba, lora(target_modules=["embeddings", "in_proj"])),
+    "tied-head": (tiny_gpt2, lora(target_modules=["wte", "lm_head"])),
+    "untied-head": (untied_gpt2, lora(target_modules=["wte", "lm_head"])),
     "bottleneck": (tiny_llama, bottleneck(scaling=0.3)),
     "bottleneck-gelu": (tiny_gpt2, bottleneck(activation="gelu", scaling=2)),
     "bottleneck-silu": (tiny_bert, bottleneck(activation="silu", task_type="FEATURE_EXTRACTION")),
+    "bottleneck-t5": (tiny_t5, bottleneck(target_modules=["o", "wo"], **SEQ2SEQ)),
+    "bottleneck-mamba": (tiny_mamba, bottleneck(target_modules=["out_proj"])),
+    "ia3": (tiny_llama, ia3()),
+    "ia3-all": (tiny_llama, ia3(target_modules="all-linear", feedforward_modules=r".*\.(gate|down)_proj")),
+    "ia3-gpt2": (tiny_gpt2, ia3(target_modules=["c_attn", "mlp.c_proj"], feedforward_modules=["mlp.c_proj"], **C)),
+    "ia3-bert": (
+        tiny_bert,
+        ia3(target_modules=["key", "output.dense"], feedforward_modules=["output.dense"], **FEATURES),
+    ),
+    "ia3-t5": (tiny_t5, ia3(target_modules=["k", "v", "wo"], feedforward_modules=["wo"], **SEQ2SEQ)),
+    "ia3-mamba": (tiny_mamba, ia3(target_modules=[*MAMBA, "out_proj"], feedforward_modules=["out_proj"])),
+    "ia3-head": (tiny_llama, ia3(target_modules=["k_proj", "lm_head"], feedforward_modules=["lm_head"])),
+    "ia3-no-inputs": (tiny_llama, ia3(target_modules=["k_proj"], feedforward_modules=[])),
+    # PEFT compares ends of names without a dot before them, so `proj` is every module of Llama's.
+    "ia3-loose-ends": (tiny_llama, ia3(target_modules=r".*_proj", feedforward_modules=["o_proj", "p_proj"])),
+    "ln": (tiny_llama, ln_tuning()),
+    "ln-some": (tiny_llama, ln_tuning(target_modules=["norm", "input_layernorm"], exclude_modules=["model.norm"])),
+    "ln-gpt2": (tiny_gpt2, ln_tuning(target_modules=["ln_1", "ln_2", "ln_f"])),
+    "ln-bert": (tiny_bert, ln_tuning(target_modules=["LayerNorm"], **FEATURES)),
+    "ln-t5": (tiny_t5, ln_tuning(**SEQ2SEQ)),
+    "ln-mamba": (tiny_mamba, ln_tuning(target_modules=["norm", "norm_f"])),
+    "ln-gemma": (gemma, ln_tuning(target_modules=r".*norm")),
 }
-
-
-def plain(factors: LowRank, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """The formula of LowRank's docstring."""
-    z = x if factors.reads == "input" else y
-    hidden = z @ factors.down.T
-    if factors.bias is not None:
-        hidden = hidden + factors.bias
-    added = ACTIVATIONS[factors.activation](hidden) @ factors.up
-    return added if factors.up_bias is None else added + factors.up_bias
 
 
 def read_back(model: PreTrainedModel, config, folder) -> tuple[Adapter, torch.nn.Module]:
@@ -63,19 +139,31 @@ def read_back(model: PreTrainedModel, config, folder) -> tuple[Adapter, torch.nn
     return read_adapter(folder, base), peft
 
 
+def an_input(module: nn.Module) -> torch.Tensor:
+    if isinstance(module, nn.Embedding):
+        return torch.randint(module.num_embeddings, (3, 5))
+    is_conv1d = type(module).__name__ == "Conv1D"
+    return torch.randn(3, 5, module.weight.shape[0] if is_conv1d else module.weight.shape[-1])
+
+
+def parts_of(adapter: Adapter) -> dict[str, object]:
+    return {**adapter.modules, **adapter.scalings, **adapter.norms}
+
+
 def assert_equal_modules(adapter: Adapter, peft, prefix: str) -> None:
+    """Each PEFT module, on the same input, gives what the formula gives with the base's module."""
     named = {name: m for name, m in peft.base_model.model.named_modules() if isinstance(m, BaseTunerLayer)}
-    assert {name.removeprefix(f"{prefix}.") for name in named} == set(adapter.modules)
+    parts = parts_of(adapter)
+    assert {name.removeprefix(f"{prefix}.") for name in named} == set(parts)
     for name, module in named.items():
-        factors = adapter.modules[name.removeprefix(f"{prefix}.")]
-        assert factors.down.dtype == factors.up.dtype == torch.float32
-        assert factors.rank == factors.up.shape[0]
+        part = parts[name.removeprefix(f"{prefix}.")]
+        assert all(value.dtype == torch.float32 for value in vars(part).values() if isinstance(value, torch.Tensor))
         base = module.get_base_layer()
-        d_in = base.in_features if hasattr(base, "in_features") else base.weight.shape[0]
-        x = torch.randn(3, 5, d_in)
+        x = an_input(base)
         with torch.no_grad():
-            y = base(x)
-            torch.testing.assert_close(plain(factors, x, y), module(x) - y, rtol=0, atol=1e-5)
+            expected = module(x)
+            assert not torch.allclose(expected, base(x), atol=1e-2)
+            torch.testing.assert_close(plain(part, base, x), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -86,6 +174,11 @@ def test_factors_compute_what_peft_computes(case, tmp_path):
     assert adapter.head is None
     assert adapter.method == config.peft_type.value
     assert_equal_modules(adapter, peft, model.base_model_prefix)
+    assert adapter.nbytes == sum(v.nbytes for p in parts_of(adapter).values() for v in tensors_of(p))
+
+
+def tensors_of(part) -> list[torch.Tensor]:
+    return [value for value in vars(part).values() if isinstance(value, torch.Tensor)]
 
 
 def test_conv1d_factors_have_rank_rows(tmp_path):
@@ -96,7 +189,7 @@ def test_conv1d_factors_have_rank_rows(tmp_path):
 
 
 @pytest.mark.parametrize("make", [tiny_llama, tiny_bert])
-@pytest.mark.parametrize("method", ["lora", "bottleneck"])
+@pytest.mark.parametrize("method", ["lora", "bottleneck", "ia3", "ln_tuning"])
 @pytest.mark.parametrize(("task", "kind"), [("SEQ_CLS", "sequence"), ("TOKEN_CLS", "token")])
 def test_an_adapter_trained_with_a_head_brings_it_to_the_bare_base(make, method, task, kind, tmp_path):
     plain_model = make()
@@ -109,9 +202,13 @@ def test_an_adapter_trained_with_a_head_brings_it_to_the_bare_base(make, method,
     # BERT's token classifier has no pooler.
     assert not model.base_model.load_state_dict(backbone.state_dict(), strict=False).missing_keys
     targets = ["q_proj", "v_proj"] if make is tiny_llama else ["query", "dense"]
-    peft = trained(
-        model, lora(target_modules=targets, task_type=task) if method == "lora" else bottleneck(task_type=task)
-    )
+    config = {
+        "lora": lora(target_modules=targets, task_type=task),
+        "bottleneck": bottleneck(task_type=task),
+        "ia3": ia3(target_modules=targets, feedforward_modules=[], task_type=task),
+        "ln_tuning": ln_tuning(target_modules=r".*(norm|LayerNorm)", task_type=task),
+    }[method]
+    peft = trained(model, config)
     peft.save_pretrained(tmp_path)
     seal(tmp_path, describe_base(plain_model))
     for base in (plain_model, backbone):

@@ -5,54 +5,43 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
-from adapterhub.adapter import Adapter, HeadTensors
-from adapterhub.engine._bank import Bank
-from adapterhub.engine._plan import Gates, Plan, Term
+from adapterhub.adapter import HeadTensors
+from adapterhub.engine._delta import Folded
+from adapterhub.engine._plan import Part, Plan
+from adapterhub.engine._planner import Kind
 from adapterhub.engine._ranges import Ranges
+from adapterhub.engine._site import Current, Site
 from adapterhub.errors import CapacityError
 from adapterhub.route import Route
-
-
-class _Site:
-    """One module of the base that some adapter has changed, with its banks."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.weight = weight
-        self.banks: dict[tuple[str, str], Bank] = {}
-
-
-class _Current(threading.local):
-    """The running batch's plan, seen only by the thread that runs it."""
-
-    plan: Plan | None = None
 
 
 class Arena:
     """`capacity` ranks beside every adapted module; an adapter owns the same contiguous range in all of them.
 
-    A module is wrapped by a forward hook when the first adapter needs it, so that names, parameters and `state_dict` of
-    the base stay as they are. Without a plan the hook leaves the output alone.
+    A module is patched when the first adapter needs it. Calls from several threads are safe; a plan stays valid while
+    other adapters come and go, as long as its own stay.
 
     Args:
         module: Finds a module of the base by its backbone-relative name.
         capacity: Number of ranks. An adapter takes as many as its largest rank, and at least one.
+        dtype: The dtype to hold ranks in.
     """
 
-    def __init__(self, module: Callable[[str], nn.Module], capacity: int) -> None:
+    def __init__(self, module: Callable[[str], nn.Module], capacity: int, dtype: torch.dtype = torch.float32) -> None:
         self._module = module
+        self._dtype = dtype
         self._ranges = Ranges(capacity)
-        self._heads: dict[str, HeadTensors | None] = {}  # least recently used first
-        self._sites: dict[str, _Site] = {}
-        self._hooks: list[Any] = []
-        self._current = _Current()
+        self._inside: dict[str, HeadTensors | None] = {}  # least recently used first
+        self._sites: dict[str, Site] = {}
+        self._current = Current()
+        self._lock = threading.RLock()
 
     def __contains__(self, name: object) -> bool:
-        return name in self._heads
+        return name in self._inside
 
     @property
     def capacity(self) -> int:
@@ -62,17 +51,18 @@ class Arena:
     @property
     def names(self) -> tuple[str, ...]:
         """The adapters inside, least recently used first."""
-        return tuple(self._heads)
+        with self._lock:
+            return tuple(self._inside)
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated for rows, used or not."""
-        banks = [bank for site in self._sites.values() for bank in site.banks.values()]
-        return sum(t.numel() * t.element_size() for bank in banks for t in (bank.down, bank.up, bank.bias))
+        """Bytes allocated, used or not."""
+        with self._lock:
+            return sum(site.nbytes for site in self._sites.values())
 
     def head(self, name: str) -> HeadTensors | None:
         """The head of an adapter inside."""
-        return self._heads[name]
+        return self._inside[name]
 
     def length(self, name: str) -> int:
         """Ranks that an adapter inside takes."""
@@ -80,67 +70,66 @@ class Arena:
 
     def touch(self, names: Collection[str]) -> None:
         """Mark adapters inside as just used."""
-        for name in names:
-            self._heads[name] = self._heads.pop(name)
+        with self._lock:
+            for name in names:
+                self._inside[name] = self._inside.pop(name)
 
-    def place(self, name: str, adapter: Adapter, keep: Collection[str] = ()) -> None:
+    def place(self, name: str, folded: Folded, keep: Collection[str] = ()) -> None:
         """Copy an adapter in, evicting the least recently used ones where ranks are short.
 
         Args:
             name: Its name, which is not inside.
-            adapter: What was read from its folder.
+            folded: The adapter.
             keep: Names that must stay.
 
         Raises:
             CapacityError: If it does not fit beside those that must stay; nothing has changed then.
         """
-        length = ranks_of(adapter)
-        kept = sum(self.length(other) for other in keep if other in self)
-        check_capacity(kept + length, self.capacity)
-        for other in [other for other in self._heads if other not in keep]:
-            if self._ranges.free >= length:
-                break
-            self.drop(other)
-        held = self._ranges.take(name, length)
-        if held is None:
-            self._compact()
-            held = self._ranges.take(name, length)
-        assert held is not None  # the free ranks are one gap now
-        try:
-            self._write(name, held.start, adapter)
-        except BaseException:  # out of memory, or an interrupt, half way
-            self.drop(name)
-            raise
+        with self._lock:
+            kept = sum(self.length(other) for other in keep if other in self)
+            check_capacity(kept + folded.ranks, self.capacity)
+            for other in [other for other in self._inside if other not in keep]:
+                if self._ranges.free >= folded.ranks:
+                    break
+                self.drop(other)
+            held = self._ranges.take(name, folded.ranks)
+            if held is None:
+                self._compact()
+                held = self._ranges.take(name, folded.ranks)
+            assert held is not None  # the free ranks are one gap now
+            try:
+                for module, delta in folded.deltas.items():
+                    self._site(module).write(name, held.start, delta)
+                self._inside[name] = folded.head
+            except BaseException:  # out of memory, or an interrupt, half way
+                self.drop(name)
+                raise
 
     def drop(self, name: str) -> None:
         """Give an adapter's ranks back."""
-        self._ranges.release(name)
-        self._heads.pop(name, None)
-        for site in self._sites.values():
-            for bank in site.banks.values():
-                bank.drop(name)
+        with self._lock:
+            self._ranges.release(name)
+            self._inside.pop(name, None)
+            for site in self._sites.values():
+                site.drop(name)
 
-    def plan(self, routes: Sequence[Route]) -> Plan:
-        """The plan of a batch: dense over the ranks in use.
+    def plan(self, routes: Sequence[Route], kind: Kind | None = None, uses: int = 1) -> Plan:
+        """The plan of a batch, in microseconds; it is worked out module by module when it first runs.
 
         Args:
-            routes: One a row; all their adapters are inside.
+            routes: One a row; all their adapters are inside, and stay while the plan runs.
+            kind: The plan to take everywhere, or None to take the cheapest for each shape.
+            uses: Passes that are expected.
         """
-        used = {name for route in routes for name in route.adapters}
-        active = [(name, self._ranges[name].start) for name in self._ranges if name in used]
-        gates = Gates(routes, [name for name, _ in active])
-        terms: dict[str, tuple[Term, ...]] = {}
-        for module, site in self._sites.items():
-            found = [bank.dense(active, gates) for bank in site.banks.values()] if active else []
-            here = tuple(term for term in found if term is not None)
-            if here:
-                terms[module] = here
-        return Plan(len(routes), terms)
+        with self._lock:
+            used = {name for route in routes for name in route.adapters}
+            names = sorted(used, key=lambda name: self._ranges[name].start)
+            return Plan(routes, names, kind, uses)
 
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:
         """Let the base's modules follow a plan, in this thread, until the block is left."""
-        self._current.plan = plan
+        self._current.plan = plan if plan.names else None
         try:
             yield
         finally:
@@ -151,47 +140,38 @@ class Arena:
         """The plan that this thread is running."""
         return self._current.plan
 
-    def close(self) -> None:
-        """Unwrap every module and free all memory."""
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks.clear()
-        self._sites.clear()
-        for name in self.names:
-            self.drop(name)
+    def complete(self, plan: Plan) -> dict[str, Part]:
+        """All parts of a plan by module, worked out now."""
+        for name, site in list(self._sites.items()):
+            if name not in plan.parts:
+                self._part(site, plan)
+        return {name: part for name, part in plan.parts.items() if part is not None}
 
-    def _write(self, name: str, start: int, adapter: Adapter) -> None:
-        for module, factors in adapter.modules.items():
-            site = self._site(module)
-            kind = (factors.reads, factors.activation)
-            if kind not in site.banks:
-                site.banks[kind] = Bank(factors, site.weight, self.capacity)
-            site.banks[kind].write(name, start, factors)
-        self._heads[name] = adapter.head
+    def close(self) -> None:
+        """Give every module its own forward back and free all memory."""
+        with self._lock:
+            for name in self.names:
+                self.drop(name)
+            for site in self._sites.values():
+                site.close()
+            self._sites.clear()
+
+    def _part(self, site: Site, plan: Plan) -> Part | None:
+        with self._lock:
+            active = sorted(((name, self._ranges[name].start) for name in plan.names), key=lambda item: item[1])
+            plan.parts[site.name] = site.part(plan, active)
+            return plan.parts[site.name]
 
     def _compact(self) -> None:
-        for name, old, new in self._ranges.compact():
-            for site in self._sites.values():
-                for bank in site.banks.values():
-                    bank.move(name, old.start, new.start)
+        moves = {name: (old.start, new.start) for name, old, new in self._ranges.compact()}
+        for site in self._sites.values():
+            site.compact(moves)
 
-    def _site(self, name: str) -> _Site:
+    def _site(self, name: str) -> Site:
         if name not in self._sites:
             module = self._module(name)
-
-            def adapted(_: nn.Module, args: tuple[torch.Tensor, ...], y: torch.Tensor) -> torch.Tensor | None:
-                plan = self._current.plan
-                return None if plan is None else plan.apply(name, args[0], y)
-
-            weight = module.get_parameter("weight").detach()
-            self._sites[name] = _Site(weight)
-            self._hooks.append(module.register_forward_hook(adapted))
+            self._sites[name] = Site(name, module, self._current, self._part, self.capacity, self._dtype)
         return self._sites[name]
-
-
-def ranks_of(adapter: Adapter) -> int:
-    """Ranks that an adapter takes: its largest, and one where it is a head alone, so that heads are bounded too."""
-    return max(adapter.rank, 1)
 
 
 def check_capacity(needed: int, capacity: int) -> None:

@@ -2,136 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch.nn import functional
 
 from adapterhub.adapter import LowRank
-from adapterhub.engine._plan import Gates, Term
+from adapterhub.engine._forms import ACTIVATIONS, Rows
+from adapterhub.engine._gates import Gates, Slice
+from adapterhub.engine._plan import Term
 
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor] | None] = {
-    "identity": None,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-    "silu": functional.silu,
-}
-
-
-@dataclass(frozen=True)
-class _Member:
-    rank: int
-    up_bias: torch.Tensor | None
+__all__ = ["Bank"]
 
 
 class Bank:
     """Rows of the arena at one module, of the adapters that read the same side with the same activation.
 
-    `down` is (rows, d_z), `up` is (rows, d_out), `bias` is (rows,). Rows are allocated when an adapter needs them, in
-    doubling steps up to `capacity`. An adapter's rows begin where its range does; the range may be longer than its rank
-    at this module.
+    `down` is (rows, d_z), `up` is (rows, d_out), `bias` is (rows,) once an adapter has one. Rows are allocated when an
+    adapter needs them, in doubling steps up to `capacity`. An adapter's rows begin where its range does; the range may
+    be longer than its rank at this module. Growing and compacting go to fresh tensors: a plan keeps those it was made
+    with, and its adapters' rows in them do not change while it holds them.
 
     Args:
-        like: The first member's factors; they set the widths and the formula.
-        weight: The module's weight; it sets dtype and device.
+        factors: The first member's factors; they set the widths and the formula.
+        like: An empty tensor of the module's dtype and device.
         capacity: The arena's ranks.
     """
 
-    def __init__(self, like: LowRank, weight: torch.Tensor, capacity: int) -> None:
-        self._reads = like.reads
-        self._activation = ACTIVATIONS[like.activation]
+    def __init__(self, factors: LowRank, like: torch.Tensor, capacity: int) -> None:
+        self._reads = factors.reads
+        self._activation = ACTIVATIONS[factors.activation]
         self._capacity = capacity
-        self._members: dict[str, _Member] = {}
-        self.down = weight.new_empty(0, like.down.shape[1])
-        self.up = weight.new_empty(0, like.up.shape[1])
-        self.bias = weight.new_empty(0)
+        self._ranks: dict[str, int] = {}
+        self.down = like.new_empty(0, factors.down.shape[1])
+        self.up = like.new_empty(0, factors.up.shape[1])
+        self.bias: torch.Tensor | None = None
 
     @property
-    def empty(self) -> bool:
-        """Whether no adapter has rows here."""
-        return not self._members
+    def nbytes(self) -> int:
+        """Bytes allocated for rows, used or not."""
+        return self.down.nbytes + self.up.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
     def write(self, name: str, start: int, factors: LowRank) -> None:
         """Copy an adapter's factors into the rows from `start`."""
         stop = start + factors.rank
-        self._grow(stop)
-        self.down[start:stop] = factors.down.to(self.down)
-        self.up[start:stop] = factors.up.to(self.up)
-        self.bias[start:stop] = 0 if factors.bias is None else factors.bias.to(self.bias)
-        up_bias = None if factors.up_bias is None else factors.up_bias.to(self.up, copy=True)
-        self._members[name] = _Member(factors.rank, up_bias)
+        have = len(self.down)
+        if stop > have:
+            self._lengthen(min(self._capacity, max(stop, 2 * have)))
+        self.down[start:stop].copy_(factors.down)
+        self.up[start:stop].copy_(factors.up)
+        if factors.bias is not None and self.bias is None:
+            self.bias = self.down.new_zeros(len(self.down))
+        if self.bias is not None:
+            self.bias[start:stop] = 0 if factors.bias is None else factors.bias.to(self.bias)
+        self._ranks[name] = factors.rank
 
-    def move(self, name: str, old: int, new: int) -> None:
-        """Copy an adapter's rows from `old` to `new`; the two may overlap."""
-        if name not in self._members:
-            return
-        rank = self._members[name].rank
-        for rows in (self.down, self.up, self.bias):
-            rows[new : new + rank] = rows[old : old + rank].clone()
+    def compact(self, moves: Mapping[str, tuple[int, int]]) -> None:
+        """Copy adapters' rows to their new places, in fresh tensors.
+
+        Args:
+            moves: Old and new start by name.
+        """
+        old = (self.down, self.up, self.bias)
+        self.down, self.up = self.down.clone(), self.up.clone()
+        self.bias = None if self.bias is None else self.bias.clone()
+        for rows, before in zip((self.down, self.up, self.bias), old, strict=True):
+            for name, (source, target) in moves.items():
+                if rows is not None and before is not None and name in self._ranks:
+                    rank = self._ranks[name]
+                    rows[target : target + rank] = before[source : source + rank]
 
     def drop(self, name: str) -> None:
         """Forget an adapter's rows."""
-        self._members.pop(name, None)
+        self._ranks.pop(name, None)
 
-    def dense(self, active: Sequence[tuple[str, int]], gates: Gates) -> Term | None:
-        """The term over the ranks that `active` adapters have here, packed end to end.
+    def term(self, active: Sequence[tuple[str, int]], gates: Gates) -> Term | None:
+        """The term of the ranks that `active` adapters have here, or None where they have none.
 
         Args:
             active: Names and starts of the batch's adapters, by ascending start.
-            gates: The batch's gates, for the same adapters in the same order.
-
-        Returns:
-            The term, or None where no active adapter has rows here.
+            gates: The batch's gates.
         """
-        members = [self._members.get(name) for name, _ in active]
-        ranks = tuple(0 if member is None else member.rank for member in members)
-        if not any(ranks):
-            return None
-        runs = _runs([(start, rank) for (_, start), rank in zip(active, ranks, strict=True) if rank])
-        spread, idle = gates.spread(ranks, self.up)
-        shift: torch.Tensor | None = None
-        for column, member in enumerate(members):
-            if member is not None and member.up_bias is not None:
-                part = gates.column(column, self.up) * member.up_bias  # (rows, 1, d_out)
-                shift = part if shift is None else shift + part
-        return Term(
-            self._reads,
-            self._activation,
-            _pack(self.down, runs),
-            _pack(self.bias, runs),
-            _pack(self.up, runs),
-            spread,
-            idle,
-            shift,
+        slices = tuple(
+            Slice(gates.columns[name], start, self._ranks[name]) for name, start in active if name in self._ranks
         )
+        if not slices:
+            return None
+        layout = gates.layout(slices, self.down)
+        if not layout.row_ranks:
+            return None  # every gate is zero
+        return Term(self._reads, Rows(layout, self.down, self.up, self.bias, self._activation, self._reads == "tokens"))
 
-    def _grow(self, rows: int) -> None:
-        have = self.bias.shape[0]
-        if rows <= have:
-            return
-        rows = min(self._capacity, max(rows, 2 * have))
-        self.down, self.up, self.bias = (_longer(old, rows) for old in (self.down, self.up, self.bias))
+    def _lengthen(self, rows: int) -> None:
+        self.down, self.up = _longer(self.down, rows), _longer(self.up, rows)
+        self.bias = None if self.bias is None else _longer(self.bias, rows)
 
 
 def _longer(old: torch.Tensor, rows: int) -> torch.Tensor:
-    new = old.new_empty(rows, *old.shape[1:])
-    new[: old.shape[0]] = old
+    new = old.new_zeros(rows, *old.shape[1:])
+    new[: len(old)] = old
     return new
-
-
-def _runs(parts: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Join (start, rank) parts that touch, so that neighbours are one view."""
-    runs: list[tuple[int, int]] = []
-    for start, rank in parts:
-        if runs and sum(runs[-1]) == start:
-            runs[-1] = (runs[-1][0], runs[-1][1] + rank)
-        else:
-            runs.append((start, rank))
-    return runs
-
-
-def _pack(rows: torch.Tensor, runs: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """The rows of the runs, end to end: a view for one run, one copy otherwise."""
-    views = [rows.narrow(0, start, rank) for start, rank in runs]
-    return views[0] if len(views) == 1 else torch.cat(views)

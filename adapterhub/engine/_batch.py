@@ -94,11 +94,11 @@ def check_batch(
     return batch
 
 
-def check_new_tokens(batch: Batch, new: int, context: int | None) -> None:
-    """Raise InputError where prompt and new tokens are longer than the base's context."""
-    if context is not None and batch.width + new > context:
+def check_new_tokens(prompt: int, new: int, context: int | None) -> None:
+    """Raise InputError where the tokens of prompt and answer are more than the base's context."""
+    if context is not None and prompt + new > context:
         raise InputError(
-            f"Prompt and new tokens should be at most {context} in all. Found {batch.width} and {new}. "
+            f"Prompt and new tokens should be at most {context} in all. Found {prompt} and {new}. "
             "Shorten the prompt or lower `max_new_tokens`."
         )
 

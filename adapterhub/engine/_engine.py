@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,50 +12,79 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from adapterhub.adapter import Adapter, HeadTensors, describe_base, read_adapter
-from adapterhub.engine._arena import Arena, check_capacity, ranks_of
+from adapterhub.adapter import BaseSignature, HeadTensors, describe_base, read_adapter
+from adapterhub.engine._arena import Arena
 from adapterhub.engine._backbone import Backbone
 from adapterhub.engine._batch import Batch, check_batch, check_new_tokens
-from adapterhub.engine._heads import answers
-from adapterhub.errors import InputError, did_you_mean
+from adapterhub.engine._batcher import Batcher
+from adapterhub.engine._delta import Folded, fold
+from adapterhub.engine._explain import Explanation, explain
+from adapterhub.engine._heads import answers, check_headless, first_heads
+from adapterhub.engine._merge import merged
+from adapterhub.engine._packed import PackedCache
+from adapterhub.engine._planner import Kind, check_kind
+from adapterhub.engine._tiers import Tiers, TierStats
+from adapterhub.errors import InputError
 from adapterhub.route import Route
 
 __all__ = ["Engine"]
-
-
-@dataclass(frozen=True)
-class _Location:
-    folder: Path
-    sha256: str | None
 
 
 class Engine:
     """Runs batches on one base model, each row through the adapters of its own route, in one backbone pass.
 
     Every adapted module computes `y = W x; h = act(z Aᵀ + b) · G[row]; y += h B` over the ranks that the batch uses,
-    with z its input (LoRA) or its own output (bottleneck): the weighted sum over a row's adapters is exact, and a row
-    with the empty route equals the base. The base's parameters are never written.
+    with z its input (LoRA) or its own output (bottleneck), and elementwise gains and shifts (DoRA, IA³, layer-norm
+    tuning) in the same sum: the weighted sum over a row's adapters is exact, and a row with the empty route equals the
+    base. The base's parameters are never written.
 
-    While the engine is open, the base carries forward hooks, which do nothing outside the engine's own calls. One call
-    runs at a time; calls from several threads wait for one another.
+    Adapters move from disk through host memory into the arena as they are needed, and stay while a batch uses them. All
+    methods may be called from any thread; a call waits where the arena is full of adapters that others are using.
+    While the engine is open, adapted modules of the base carry a forward of their own, which does nothing outside the
+    engine's calls.
 
     Args:
-        model: A decoder or an encoder of transformers, with or without its LM head. It is put into evaluation mode.
+        model: A model of transformers, with or without its LM head. It is put into evaluation mode.
         model_id: The id that adapters name as their base; by default where the model was loaded from.
+        base: What adapters are checked against, where it is not what `describe_base` finds: the signature of the model
+            before it was quantised.
         arena_ranks: Ranks of adapters that are held beside the base at once. Memory is taken as adapters need it.
+        arena_bytes: Bytes of adapters that are held beside the base at once; None leaves it to the ranks.
+        host_bytes: Bytes of adapters that are kept in host memory behind the arena.
+        cache: A folder for packed copies of adapters, which load faster than PEFT folders; None for none.
+        plan: `dense`, `packed`, `blocked` or `segment` to compute every batch so; None takes the cheapest for each.
 
     Raises:
-        InputError: If the model is an encoder-decoder or carries PEFT layers, or `arena_ranks` is not positive.
+        InputError: If the model carries PEFT layers or an argument is out of its range.
     """
 
-    def __init__(self, model: PreTrainedModel, *, model_id: str | None = None, arena_ranks: int = 1024) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        model_id: str | None = None,
+        base: BaseSignature | None = None,
+        arena_ranks: int = 1024,
+        arena_bytes: int | None = None,
+        host_bytes: int = 1 << 30,
+        cache: Path | None = None,
+        plan: Kind | None = None,
+    ) -> None:
         if arena_ranks < 1:
             raise InputError(f"arena_ranks should be at least 1. Found {arena_ranks}. Leave it out for 1,024.")
-        self.base = describe_base(model, model_id)
+        check_kind(plan)
+        self.base = describe_base(model, model_id) if base is None else base
         self._backbone = Backbone(model)
-        self._arena = Arena(self._backbone.module, arena_ranks)
-        self._locations: dict[str, _Location] = {}
-        self._lock = threading.RLock()
+        self._arena = Arena(self._backbone.module, arena_ranks, model.dtype)
+        packed = (
+            None
+            if cache is None
+            else PackedCache(Path(cache), f"{self.base.model_id} {self.base.fingerprint}", model.dtype)
+        )
+        self._tiers = Tiers(self._arena, self._read, host_bytes=host_bytes, arena_bytes=arena_bytes, packed=packed)
+        self._kind = plan
+        self._batchers: list[Batcher] = []
+        self._lock = threading.Lock()
         self._closed = False
 
     def __enter__(self) -> Engine:
@@ -68,12 +96,16 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Take every hook off the base, free the arena, and refuse further calls."""
+        """End every batcher, give the base its own forwards back, free the arena, and refuse further calls."""
         with self._lock:
+            if self._closed:
+                return
             self._closed = True
-            self._backbone.close()
-            self._arena.close()
-            self._locations.clear()
+        for batcher in self._batchers:
+            batcher.close(cancel=True)
+        self._tiers.close()
+        self._backbone.close()
+        self._arena.close()
 
     @property
     def model(self) -> PreTrainedModel:
@@ -83,14 +115,19 @@ class Engine:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all adapters that were added, sorted."""
-        return tuple(sorted(self._locations))
+        return self._tiers.names
 
     @property
     def loaded(self) -> tuple[str, ...]:
         """Names of the adapters in the arena, least recently used first."""
-        return self._arena.names
+        return self._tiers.loaded
 
-    def add(self, name: str, folder: Path, *, sha256: str | None = None) -> None:
+    @property
+    def stats(self) -> TierStats:
+        """Hits, loads and evictions so far, and bytes held, by tier."""
+        return self._tiers.stats
+
+    def add(self, name: str, folder: Path, *, sha256: str | None = None, pinned: bool = False) -> None:
         """Say where an adapter lies. It is read and checked when it is first used.
 
         A name is bound to its bytes at the first load: a folder that changes later is refused until it is added again.
@@ -99,26 +136,25 @@ class Engine:
             name: The name that routes use; one that exists is replaced.
             folder: The adapter's folder.
             sha256: Its content hash, or None to take what is found at the first load.
+            pinned: Whether it never leaves the arena once it is there.
 
         Raises:
             InputError: If there is no such folder.
         """
-        if not Path(folder).is_dir():
-            raise InputError(f"The folder of adapter '{name}' should exist. Found none at {folder}. Check the path.")
-        with self._lock:
-            self._check_open()
-            location = _Location(Path(folder), sha256)
-            if sha256 is not None and self._locations.get(name) == location:
-                return  # these very bytes may be in the arena
-            self._locations[name] = location
-            if name in self._arena:
-                self._arena.drop(name)
+        self._tiers.add(name, folder, sha256, pinned=pinned)
 
-    def load(self, name: str) -> Adapter:
-        """Read an adapter's folder, put it into the arena if it is not there, and return what was read.
+    def remove(self, name: str) -> None:
+        """Forget an adapter that was added: its name at once, its ranks when the last batch that uses it ends."""
+        self._tiers.remove(name)
+
+    def load(self, name: str) -> HeadTensors | None:
+        """Put an adapter into the arena if it is not there.
 
         Args:
             name: A name that was added.
+
+        Returns:
+            Its head, or None where the base's LM head answers.
 
         Raises:
             InputError: If the name was not added.
@@ -126,28 +162,28 @@ class Engine:
             IntegrityError: If its bytes are damaged, or not those of the first load.
             CapacityError: If it has more ranks than the arena.
         """
-        with self._lock:
-            self._check_names([name])
-            adapter = self._read(name)
-            self._place({} if name in self._arena else {name: adapter}, [name])
-            return adapter
+        with self._tiers.acquire([name]):
+            return self._arena.head(name)
 
-    def evict(self, name: str) -> None:
-        """Take an adapter out of the arena; it comes back when it is next used.
+    def prefetch(self, names: Iterable[str]) -> None:
+        """Start to load adapters that were added into host memory; their errors are raised when they are used."""
+        self._tiers.prefetch(names)
 
-        Args:
-            name: A name that was added.
+    def evict(self, name: str) -> bool:
+        """Take an adapter that was added out of the arena; it comes back when it is next used.
 
-        Raises:
-            InputError: If the name was not added.
+        Returns:
+            Whether it is outside now: not where a batch is using it, or it is pinned.
         """
-        with self._lock:
-            self._check_names([name])
-            if name in self._arena:
-                self._arena.drop(name)
+        return self._tiers.evict(name)
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, routes: Sequence[Route]
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        routes: Sequence[Route],
+        *,
+        decoder_input_ids: torch.Tensor | None = None,
     ) -> list[torch.Tensor]:
         """Answer every row with the head of its route's first adapter, after one backbone pass.
 
@@ -155,31 +191,25 @@ class Engine:
             input_ids: (rows, T), int64.
             attention_mask: (rows, T), one for real tokens, which are one run; padding on either side answers alike.
             routes: One a row.
+            decoder_input_ids: (rows, n) for an encoder-decoder: what its decoder has read; by default its start token.
 
         Returns:
-            One tensor a row: (T, vocabulary) of the base's LM head, (labels,) of a sequence head, (T, labels) of a
-            token head. What stands at padding positions has no meaning.
+            One tensor a row: (T, vocabulary) of the base's LM head, (n, vocabulary) of an encoder-decoder's, (labels,)
+            of a sequence head, (T, labels) of a token head. What stands at padding positions has no meaning.
 
         Raises:
             InputError: If the batch breaks a rule, names an unknown adapter, or asks an LM head that the base lacks.
             CapacityError: If the adapters of the batch have more ranks than the arena.
         """
         batch = self._check_batch(input_ids, attention_mask, routes)
-        with self._running(routes):
-            heads = self._heads(routes)
-            lm = any(route.adapters[:1] not in {(name,) for name in heads} for route in routes)
-            if lm and not self._backbone.has_lm_head:
-                raise InputError(
-                    "A route without an adapter's head is answered by the base's LM head. Found none in "
-                    f"{type(self._backbone.model).__name__}. Route to an adapter with a head, or call `hidden`."
-                )
-            states = self._backbone.states(batch, lm=lm)
-            return answers(states, batch, routes, heads, causal=self._backbone.causal)
+        with self.planned(routes):
+            heads = first_heads(self._arena, routes)
+            return answers(self._backbone, batch, routes, heads, decoder_input_ids)
 
     def hidden(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, routes: Sequence[Route]
     ) -> list[torch.Tensor]:
-        """The backbone's last hidden states under each row's route.
+        """The backbone's last hidden states, each row under its own route; an encoder-decoder's are its encoder's.
 
         Args:
             input_ids: (rows, T), int64.
@@ -187,14 +217,10 @@ class Engine:
             routes: One a row.
 
         Returns:
-            (T, hidden) for each row. What stands at padding positions has no meaning.
-
-        Raises:
-            InputError: If the batch breaks a rule or names an unknown adapter.
-            CapacityError: If the adapters of the batch have more ranks than the arena.
+            (T, hidden) a row. What stands at padding positions has no meaning.
         """
         batch = self._check_batch(input_ids, attention_mask, routes)
-        with self._running(routes):
+        with self.planned(routes):
             states = self._backbone.states(batch, lm=False)
             return [batch.aligned(row, hidden) for row, hidden in enumerate(states.hidden)]
 
@@ -211,81 +237,98 @@ class Engine:
 
         Returns:
             transformers' output object: `sequences`, (rows · num_return_sequences, T + new) with the new tokens from
-            column T on, and `scores` and the like where they were asked for.
+            column T on (an encoder-decoder's hold its start token and the new ones), and `scores` and the like where
+            they were asked for.
 
         Raises:
             InputError: If the batch breaks a rule, names an unknown adapter or one whose head classifies; if prompt and
                 new tokens are longer than the base's context; or if the base does not generate.
             CapacityError: If the adapters of the batch have more ranks than the arena.
         """
-        model = self._backbone.model
-        if not model.can_generate():
-            raise InputError(
-                f"Only a base with an LM head generates. Found {type(model).__name__}. Load it as a causal language "
-                "model, or call `forward`."
-            )
-        batch = self._check_batch(input_ids, attention_mask, routes).right()
+        model, backbone = self._backbone.model, self._backbone
+        self._backbone.check_generates()
+        batch = backbone.prompt(self._check_batch(input_ids, attention_mask, routes))
         config = generation.get("generation_config") or model.generation_config
-        check_new_tokens(batch, generation.get("max_new_tokens", config.max_new_tokens) or 1, self._backbone.context)
+        new = generation.get("max_new_tokens", config.max_new_tokens) or 1
+        check_new_tokens(backbone.prompt_tokens(batch), new, backbone.context)
         options = {**generation, "return_dict_in_generate": True}
-        with self._running(routes):
-            self._check_headless(routes)
+        with self.planned(routes, uses=new):
+            check_headless(first_heads(self._arena, routes))
             return model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **options)
 
+    def batcher(self, *, max_rows: int = 16, max_waiting: int | None = None, prefill_tokens: int = 2048) -> Batcher:
+        """Start continuous batching: rows join and leave while others decode, stream, and can be cancelled.
+
+        Args:
+            max_rows: Rows that decode together at most.
+            max_waiting: Requests that wait at most; None for any number.
+            prefill_tokens: Prompt tokens that are read between two steps at most; a longer prompt is read alone.
+
+        Returns:
+            The batcher; it ends with the engine at the latest.
+
+        Raises:
+            InputError: If a number is not positive, or the base does not generate.
+        """
+        self._backbone.check_generates()
+        parts = {"tiers": self._tiers, "arena": self._arena, "backbone": self._backbone}
+        limits = {"max_rows": max_rows, "max_waiting": max_waiting, "prefill_tokens": prefill_tokens}
+        self._batchers.append(Batcher(**parts, **limits))  # type: ignore[arg-type]
+        return self._batchers[-1]
+
     @contextmanager
-    def _running(self, routes: Sequence[Route]) -> Iterator[None]:
-        """Hold the lock, with every adapter of the routes in the arena and their plan set."""
-        names = list(dict.fromkeys(name for route in routes for name in route.adapters))
-        with self._lock, torch.no_grad():
-            self._check_names(names)
-            # All are read and checked before anything moves, so that a bad one leaves the arena as it was.
-            self._place({name: self._read(name) for name in names if name not in self._arena}, names)
-            with self._arena.running(self._arena.plan(routes)):
-                yield
+    def planned(self, routes: Sequence[Route], *, uses: int = 1, plan: Kind | None = None) -> Iterator[None]:
+        """Let calls of the base itself, in this thread, run under routes until the block is left.
 
-    def _place(self, read: dict[str, Adapter], names: Sequence[str]) -> None:
-        """Put adapters into the arena, keeping all of `names` there, and bind them to the bytes that were read."""
-        inside = sum(self._arena.length(name) for name in names if name in self._arena)
-        check_capacity(inside + sum(ranks_of(adapter) for adapter in read.values()), self._arena.capacity)
-        for name, adapter in read.items():
-            self._arena.place(name, adapter, keep=names)
-            self._locations[name] = replace(self._locations[name], sha256=adapter.sha256)
-        self._arena.touch(names)
+        Args:
+            routes: One for each row that the base will see; adapters that are missing are loaded.
+            uses: Passes that are expected, over which the cost of gathering is spread.
+            plan: `dense`, `packed`, `blocked` or `segment`; None takes the engine's own choice.
 
-    def _read(self, name: str) -> Adapter:
-        location = self._locations[name]
-        return read_adapter(location.folder, self.base, sha256=location.sha256)
+        Raises:
+            InputError: If a route names an unknown adapter.
+            CapacityError: If the adapters have more ranks than the arena.
+        """
+        check_kind(plan)
+        names = dict.fromkeys(name for route in routes for name in route.adapters)
+        with (
+            self._tiers.acquire(names),
+            torch.no_grad(),
+            self._arena.running(self._arena.plan(routes, plan or self._kind, uses)),
+        ):
+            yield
 
-    def _heads(self, routes: Sequence[Route]) -> dict[str, HeadTensors]:
-        """The heads of the routes' first adapters that have one."""
-        first = dict.fromkeys(route.adapters[0] for route in routes if route.adapters)
-        return {name: head for name in first if (head := self._arena.head(name)) is not None}
+    def explain(self, routes: Sequence[Route], *, tokens: int = 1, uses: int = 1) -> Explanation:
+        """Say how a batch would be computed, module by module, and what each plan is estimated to cost.
 
-    def _check_headless(self, routes: Sequence[Route]) -> None:
-        heads = self._heads(routes)
-        if heads:
-            raise InputError(
-                f"Only an adapter without a head of its own generates. Found {', '.join(sorted(heads))} first in a "
-                "route. Call `forward` for these rows."
-            )
+        Args:
+            routes: One a row; adapters that are missing are loaded.
+            tokens: Tokens a row in one pass: 1 for a decoding step, the prompt's length for a prefill.
+            uses: Passes over which the cost of gathering is spread.
+        """
+        names = dict.fromkeys(name for route in routes for name in route.adapters)
+        with self._tiers.acquire(names):
+            return explain(self._arena, self._arena.plan(routes, self._kind, uses), tokens)
+
+    def merge(self, route: Route) -> PreTrainedModel:
+        """A copy of the base with a route's adapters in its weights, for work that knows one route only.
+
+        Args:
+            route: Adapters without a head or an activation, and their gates.
+
+        Returns:
+            A plain model of transformers, which equals the engine under this route, at the bare base's cost.
+
+        Raises:
+            InputError: If a part of the route is not linear; every such part is listed.
+        """
+        folded = {name: self._tiers.folded(name) for name in route.adapters}
+        return merged(self._backbone.model, route, folded, self._backbone.module)
+
+    def _read(self, folder: Path, sha256: str | None) -> Folded:
+        return fold(read_adapter(folder, self.base, sha256=sha256), self._backbone.module)
 
     def _check_batch(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, routes: Sequence[Route]) -> Batch:
         base = self._backbone
         batch = check_batch(input_ids, attention_mask, routes, vocabulary=base.vocabulary, context=base.context)
         return Batch(batch.input_ids.to(base.device), batch.attention_mask.to(base.device))
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise InputError("A closed engine takes no more calls. Found one. Make a new `Engine` on the model.")
-
-    def _check_names(self, names: Sequence[str]) -> None:
-        self._check_open()
-        known = self._locations
-        faults = [
-            f"No adapter '{name}' in this engine ({len(known)} adapters).{did_you_mean(name, known)} "
-            "Register it with `Engine.add`."
-            for name in names
-            if name not in known
-        ]
-        if faults:
-            raise InputError("\n".join(faults))

@@ -1,132 +1,167 @@
-"""A batch's plan: what each adapted module adds to its output, with the gates of every row."""
+"""A batch's plan: what each adapted module adds to its output, worked out when the module is first reached."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
-from torch.nn import functional
 
+from adapterhub.engine._forms import Form, Rows
+from adapterhub.engine._gates import Gates
+from adapterhub.engine._planner import Kind, choose, make
 from adapterhub.errors import InputError
 from adapterhub.route import Route
+
+__all__ = ["Part", "Plan", "Term"]
 
 
 @dataclass(frozen=True)
 class Term:
-    """`act(z downᵀ + bias) · gates · up + shift`, for adapters of one activation that read one side of one module.
+    """The adapters of one bank.
 
     Args:
-        reads: Whether z is the module's input or its output.
-        activation: The function, or None for the identity.
-        down: (R, d_z), the R ranks of the batch's adapters end to end.
-        bias: (R,).
-        up: (R, d_out).
-        gates: (rows, 1, R), zero where a row does not use a rank.
-        idle: (rows, 1, R), True where it does not; None where all rows use all ranks.
-        shift: (rows, 1, d_out) or None, the up-biases times their gates.
+        reads: What they read of the module: its input, its own output, or its tokens.
+        rows: Their rows.
     """
 
-    reads: Literal["input", "output"]
-    activation: Callable[[torch.Tensor], torch.Tensor] | None
-    down: torch.Tensor
-    bias: torch.Tensor
-    up: torch.Tensor
-    gates: torch.Tensor
-    idle: torch.Tensor | None
-    shift: torch.Tensor | None
-
-    def hidden(self, z: torch.Tensor) -> torch.Tensor:
-        """The gated activations, (rows, n, R), of z (rows, n, d_z)."""
-        h = functional.linear(z, self.down, self.bias)
-        if self.activation is not None:
-            h = self.activation(h)
-        h = (h * self.gates).to(h.dtype)
-        # 0 · inf is NaN: an adapter that overflows must not reach rows that do not use it.
-        return h if self.idle is None else h.masked_fill(self.idle, 0)
+    reads: Literal["input", "output", "tokens"]
+    rows: Rows
 
 
-@dataclass(frozen=True)
+@dataclass
 class Plan:
     """What one batch adds to the base.
 
+    A plan is made in microseconds, from the routes alone. Its parts, one a module, are made at the first pass and kept.
+
     Args:
-        rows: Rows of the batch, before `generate` expands them.
-        terms: By module name; a module that is not named is left alone.
+        routes: One a row, before `generate` expands the rows.
+        names: The adapters in them, by ascending start of their ranks.
+        kind: The plan to take everywhere, or None to take the cheapest for each shape.
+        uses: Passes that are expected, over which the cost of gathering is spread.
     """
 
-    rows: int
-    terms: Mapping[str, tuple[Term, ...]]
+    routes: Sequence[Route]
+    names: Sequence[str]
+    kind: Kind | None = None
+    uses: int = 1
+    parts: dict[str, Part | None] = field(default_factory=dict)
 
-    def apply(self, module: str, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def __post_init__(self) -> None:
+        self.gates = Gates(self.routes, self.names)
+
+
+class Part:
+    """What a plan adds at one module.
+
+    Args:
+        module: The module's name, for messages.
+        plan: The plan that it is a part of.
+        terms: Low-rank terms, a bank each.
+        gain_in: (rows, 1, d_in), added to one before it multiplies the input; or None.
+        gain_out: The same for the module's own output.
+        gain_norm: (rows, 1, d), what is added to a normalisation's weight; or None.
+        shift: (rows, 1, d_out), added to the output; or None.
+        normalise: Gives a normalisation's input without weight and bias.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        plan: Plan,
+        terms: Sequence[Term],
+        *,
+        gain_in: torch.Tensor | None = None,
+        gain_out: torch.Tensor | None = None,
+        gain_norm: torch.Tensor | None = None,
+        shift: torch.Tensor | None = None,
+        normalise: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        self.terms = terms
+        self._module = module
+        self._plan = plan
+        self._rows = plan.gates.rows
+        self._gain_in, self._gain_out, self._gain_norm, self._shift = gain_in, gain_out, gain_norm, shift
+        self._normalise = normalise
+        self._needs_own = gain_out is not None or any(term.reads == "output" for term in terms)
+        # The common case, one LoRA bank, takes a short way: at one token a row every call counts.
+        others = (gain_in, gain_out, gain_norm, shift)
+        self._simple = len(terms) == 1 and terms[0].reads == "input" and all(value is None for value in others)
+        self._forms: dict[int, list[tuple[Term, Form]]] = {}
+
+    def __call__(
+        self, x: torch.Tensor, forward: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> torch.Tensor:
         """The adapted output of a module.
 
         Beams and returned sequences of a row lie beside one another, so that the first axis is rows · expansion and
         every row is a block of it; so are tokens that a module sees flattened.
 
         Args:
-            module: The module's name.
-            x: (rows · expansion, ..., d_in), its input.
-            y: (rows · expansion, ..., d_out), its own output.
+            x: (rows · expansion, ..., d_in), the module's input.
+            forward: The module's own forward.
+            *args: Passed to it.
+            **kwargs: Passed to it.
 
         Raises:
             InputError: If the first axis is not a multiple of the batch's rows.
         """
-        terms = self.terms.get(module)
-        if terms is None:
-            return y
-        if y.shape[0] % self.rows:
+        if self._gain_in is not None:
+            return self._added(x, *self._rescaled(x, forward, *args, **kwargs))
+        y = forward(x, *args, **kwargs)
+        if not self._simple or y.ndim != 3 or len(y) != self._rows or torch.is_grad_enabled():
+            return self._added(x, y, y)
+        ((_, form),) = self._forms.get(y.shape[1]) or self.forms(y.shape[1])
+        form.add(y, form.hidden(x))
+        return y
+
+    def forms(self, tokens: int) -> list[tuple[Term, Form]]:
+        """Each term with its form for a pass of so many tokens a row."""
+        if tokens not in self._forms:
+            plan = self._plan
+            kinds = [choose(term.rows, tokens, plan.uses, plan.kind) for term in self.terms]
+            self._forms[tokens] = [(t, make(kind, t.rows, tokens)) for kind, t in zip(kinds, self.terms, strict=True)]
+        return self._forms[tokens]
+
+    def _added(self, x: torch.Tensor, own: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        rows, shape = self._rows, y.shape
+        blocks = total = y
+        if len(shape) != 3 or shape[0] != rows:
+            x, blocks, total = (self._blocks(value) for value in (x, own, y))
+        elif own is not y:
+            blocks = own
+        # Every part reads before any part writes. The sums go into y itself, unless autograd still needs it.
+        forms = self.forms(total.shape[1])
+        hidden = [form.hidden(blocks if term.reads == "output" else x) for term, form in forms]
+        scaled = None if self._gain_out is None else blocks * self._gain_out
+        if torch.is_grad_enabled():
+            total = total.clone()
+        for (_, form), h in zip(forms, hidden, strict=True):
+            form.add(total, h)
+        if scaled is not None:
+            total.add_(scaled)
+        if self._gain_norm is not None:
+            assert self._normalise is not None
+            total.add_(self._normalise(x) * self._gain_norm)
+        if self._shift is not None:
+            total.add_(self._shift)
+        return total if total.shape == shape else total.view(shape)
+
+    def _rescaled(
+        self, x: torch.Tensor, forward: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The module's own output, where a part reads it, and its output on the rescaled input."""
+        scaled = (self._blocks(x) * (1 + self._gain_in)).to(x.dtype).view(x.shape)  # type: ignore[operator]
+        y = forward(scaled, *args, **kwargs)
+        return (forward(x, *args, **kwargs) if self._needs_own else y), y
+
+    def _blocks(self, value: torch.Tensor) -> torch.Tensor:
+        """A module's input or output as (rows, n, d), and token ids as (rows, n)."""
+        if value.shape[0] % self._rows:
             raise InputError(
-                f"A module should see all rows of the batch, {self.rows} or a multiple. Found {y.shape[0]} at "
-                f"{module}. Adapt only modules that every row passes through."
+                f"A module should see all rows of the batch, {self._rows} or a multiple. Found {value.shape[0]} at "
+                f"{self._module}. Adapt only modules that every row passes through."
             )
-        sides = {"input": x, "output": y}
-        # All terms read the module's own output, never one another's.
-        hidden = [term.hidden(sides[term.reads].reshape(self.rows, -1, term.down.shape[1])) for term in terms]
-        total = y.reshape(-1, y.shape[-1])
-        for term, h in zip(terms, hidden, strict=True):
-            total = torch.addmm(total, h.reshape(-1, h.shape[-1]), term.up)
-            if term.shift is not None:
-                total = (total.view(self.rows, -1, y.shape[-1]) + term.shift).to(y.dtype).view(total.shape)
-        return total.view(y.shape)
-
-
-class Gates:
-    """The gates of a batch, (rows, adapters), spread over the ranks that a module holds.
-
-    Args:
-        routes: One a row.
-        names: The adapters that the routes name, each once, in the order of the columns.
-    """
-
-    def __init__(self, routes: Sequence[Route], names: Sequence[str]) -> None:
-        columns = {name: column for column, name in enumerate(names)}
-        self._weights = torch.zeros(len(routes), len(names), dtype=torch.float64)
-        for row, route in enumerate(routes):
-            for name, gate in zip(route.adapters, route.gates, strict=True):
-                self._weights[row, columns[name]] = gate
-        self._spread: dict[object, tuple[torch.Tensor, torch.Tensor | None]] = {}
-
-    def spread(self, ranks: tuple[int, ...], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Gates by rank for one module.
-
-        Args:
-            ranks: The number of ranks that each adapter has at the module.
-            like: A tensor of the device and dtype to compute in.
-
-        Returns:
-            The gates, (rows, 1, R), in float32 at least, and where they are zero; None where they are zero nowhere.
-        """
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        key = (ranks, like.device, dtype)
-        if key not in self._spread:
-            gates = self._weights.repeat_interleave(torch.tensor(ranks), dim=1).unsqueeze(1)
-            idle = gates == 0
-            self._spread[key] = gates.to(like.device, dtype), idle.to(like.device) if bool(idle.any()) else None
-        return self._spread[key]
-
-    def column(self, column: int, like: torch.Tensor) -> torch.Tensor:
-        """One adapter's gates, (rows, 1, 1), in float32 at least."""
-        weights = self._weights[:, column, None, None]
-        return weights.to(like.device, torch.promote_types(like.dtype, torch.float32))
+        return value.reshape(self._rows, -1, *(() if value.dtype == torch.int64 else value.shape[-1:]))

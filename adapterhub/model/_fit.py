@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapterhub.adapter import Adapter
+from adapterhub.adapter import HeadTensors
 from adapterhub.errors import IncompatibleAdapterError
 from adapterhub.task import Task
 
@@ -11,17 +11,18 @@ __all__ = ["check_head"]
 _KINDS = {"classification": "sequence", "regression": "sequence", "token-classification": "token"}
 
 
-def check_head(task: Task, adapter: Adapter) -> None:
+def check_head(task: Task, head: HeadTensors | None, source: str) -> None:
     """Hold an adapter's head against its card.
 
     Args:
         task: The card.
-        adapter: What was read for it.
+        head: The head of its adapter, or None where the adapter has none.
+        source: Where the adapter lies, for messages.
 
     Raises:
         IncompatibleAdapterError: If the kind of head or the number of its outputs is another than the card's.
     """
-    wanted, head = _KINDS.get(task.head), adapter.head
+    wanted = _KINDS.get(task.head)
     found = head.kind if head is not None else None
     faults = []
     if found != wanted:
@@ -35,4 +36,4 @@ def check_head(task: Task, adapter: Adapter) -> None:
                 "List the labels in the order in which they were trained."
             )
     if faults:
-        raise IncompatibleAdapterError(adapter.source, f"the card of {task.name}", faults)
+        raise IncompatibleAdapterError(source, f"the card of {task.name}", faults)

@@ -207,7 +207,7 @@ class RoutedModel:
                 folder = self.registry.adapter_path(name)
                 assert folder is not None, "routes name tasks with adapters only"
                 self.engine.add(key, folder, sha256=task.sha256)
-                check_head(task, self.engine.load(key))
+                check_head(task, self.engine.load(key), str(folder))
                 self._known.add(key)
             names.append(key)
         return Route(tuple(names), route.gates)

@@ -4,15 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_peft import MLP, engine_of, lora, make_adapters, model_for, reference, save, texts
+from engine_peft import (
+    BASES,
+    MLP,
+    SEQUENCE,
+    engine_of,
+    lora,
+    make_adapters,
+    model_for,
+    reference,
+    save,
+    texts,
+)
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 
 from adapterhub.route import Route
 
-KINDS = ("llama", "gpt2", "bert")
+KINDS = tuple(BASES)
+CLASSIFYING = tuple(SEQUENCE)
+GENERATORS = tuple(kind for kind in BASES if kind != "bert")
 GENERATING = ("small", "wide", "pattern", "neck", "neck-relu")
-EVERY = (*GENERATING, "sequence", "tokens", "sequence-neck")
+HEADS = ("sequence", "tokens", "sequence-neck")
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -32,14 +45,15 @@ def engine(kind, adapters):
 
 
 def positions(kind, mask):
-    """Positions as generation counts them; a decoder's plain forward counts padding too."""
-    return {} if kind == "bert" else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    """Positions as generation counts them; a decoder's plain forward counts padding too. Some bases count none."""
+    return {} if kind in {"bert", "t5", "mamba"} else {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
 def peft_answer(kind, model, ids, mask):
     """PEFT's answer for a batch: logits, or hidden states of a bare encoder."""
+    decoder = {"decoder_input_ids": torch.zeros(len(ids), 1, dtype=torch.long)} if kind == "t5" else {}
     with torch.no_grad():
-        output = model(input_ids=ids, attention_mask=mask, **positions(kind, mask))
+        output = model(input_ids=ids, attention_mask=mask, **positions(kind, mask), **decoder)
     return output.logits if "logits" in output else output.last_hidden_state
 
 
@@ -51,20 +65,29 @@ def ours(kind, engine, ids, mask, routes, name):
 
 def assert_same(mine, peers, mask, per_token, tolerance=1e-5):
     for row, (mine_row, peer_row) in enumerate(zip(mine, peers, strict=True)):
-        real = mask[row].bool() if per_token else slice(None)
+        # An encoder-decoder answers at its decoder's tokens, of which there is no padding here.
+        real = mask[row].bool() if per_token and len(mine_row) == len(mask[row]) else slice(None)
         torch.testing.assert_close(mine_row[real], peer_row[real], atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", GENERATING)
 def test_each_adapter_alone_equals_peft(kind, adapters, engine, name):
     ids, mask = texts(4, 12, side="right")
     mine = ours(kind, engine, ids, mask, [Route.to(name)] * 4, name)
+    assert_same(mine, peft_answer(kind, reference(kind, adapters[name]), ids, mask), mask, per_token=True)
+
+
+@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("kind", CLASSIFYING, indirect=True, scope="module")
+def test_each_adapter_with_a_head_equals_peft(kind, adapters, engine, name):
+    ids, mask = texts(4, 12, side="right")
+    mine = engine.forward(ids, mask, [Route.to(name)] * 4)
     peers = peft_answer(kind, reference(kind, adapters[name]), ids, mask)
-    assert_same(mine, peers, mask, per_token=not name.startswith("sequence"))
+    assert_same(mine, peers, mask, per_token=name == "tokens")
 
 
 def test_one_batch_of_many_routes_equals_peft_row_by_row(kind, adapters, engine):
-    names = [name for name in EVERY if kind != "bert" or name not in GENERATING]
+    names = [name for name in adapters if kind != "bert" or name not in GENERATING]
     ids, mask = texts(len(names), 12, seed=3, side="right")
     mine = engine.forward(ids, mask, [Route.to(name) for name in names])
     for row, name in enumerate(names):
@@ -100,6 +123,7 @@ def test_weighted_sums_equal_pefts_exact_combination(kind, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sequence", "sequence-neck", "tokens"])
+@pytest.mark.parametrize("kind", CLASSIFYING, indirect=True, scope="module")
 def test_left_and_right_padding_answer_alike(kind, engine, name):
     left, right = texts(4, 12), texts(4, 12, side="right")
     tokens = torch.randint(2, 96, (4, 12), generator=torch.Generator().manual_seed(9))
@@ -116,6 +140,7 @@ def test_left_and_right_padding_answer_alike(kind, engine, name):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("kind", CLASSIFYING, indirect=True, scope="module")
 def test_sequence_answers_do_not_depend_on_the_padding(kind, adapters, engine):
     ids, mask = texts(3, 12)
     mine = engine.forward(ids, mask, [Route.to("sequence")] * 3)
@@ -132,7 +157,7 @@ def test_sequence_answers_do_not_depend_on_the_padding(kind, adapters, engine):
     [{}, {"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2}],
     ids=["greedy", "beams", "beams-returned"],
 )
-@pytest.mark.parametrize("generating", ["llama", "gpt2"])
+@pytest.mark.parametrize("generating", GENERATORS)
 def test_generation_equals_peft(decoders, generating, name, options):
     adapters, engine = decoders[generating]
     ids, mask = texts(3, 8)
@@ -146,12 +171,12 @@ def test_generation_equals_peft(decoders, generating, name, options):
 
 @pytest.fixture(scope="module")
 def decoders(tmp_path_factory):
-    made = {kind: make_adapters(kind, tmp_path_factory.mktemp(f"generate-{kind}")) for kind in ("llama", "gpt2")}
+    made = {kind: make_adapters(kind, tmp_path_factory.mktemp(f"generate-{kind}")) for kind in GENERATORS}
     return {kind: (adapters, engine_of(kind, adapters)) for kind, adapters in made.items()}
 
 
 @pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 3}], ids=["greedy", "beams"])
-@pytest.mark.parametrize("generating", ["llama", "gpt2"])
+@pytest.mark.parametrize("generating", GENERATORS)
 def test_a_mixed_batch_generates_what_peft_generates_row_by_row(decoders, generating, options):
     adapters, engine = decoders[generating]
     routes = [Route.to(name) for name in GENERATING] + [Route()]
@@ -171,7 +196,7 @@ def test_a_mixed_batch_generates_what_peft_generates_row_by_row(decoders, genera
         assert mine[row].tolist() == peer.tolist()
 
 
-@pytest.mark.parametrize("generating", ["llama", "gpt2"])
+@pytest.mark.parametrize("generating", GENERATORS)
 def test_one_prompt_is_continued_differently_by_each_route(decoders, generating):
     routes = [Route.to(name) for name in GENERATING] + [Route()]
     ids, mask = (tensor.expand(len(routes), -1) for tensor in texts(1, 8))

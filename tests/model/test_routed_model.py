@@ -217,13 +217,13 @@ def test_a_card_that_contradicts_its_adapters_head_is_one_error(hub: Hub) -> Non
     from adapterhub.errors import IncompatibleAdapterError
     from adapterhub.model import check_head
 
-    adapter = hub.model.engine.load(hub.model._placed(hub.model._named("words/mood")).adapters[0])
+    head = hub.model.engine.load(hub.model._placed(hub.model._named("words/mood")).adapters[0])
     card = hub.registry["words/mood"]
-    check_head(card, adapter)
+    check_head(card, head, "here")
     with pytest.raises(IncompatibleAdapterError, match=r"2 outputs, as the card says\. Found 3"):
-        check_head(replace(card, labels=("bad", "good")), adapter)
+        check_head(replace(card, labels=("bad", "good")), head, "here")
     with pytest.raises(IncompatibleAdapterError, match=r"needs an adapter with no head of its own\. Found sequence"):
-        check_head(replace(hub.registry["words/colour"], name="words/mood"), adapter)
+        check_head(replace(hub.registry["words/colour"], name="words/mood"), head, "here")
 
 
 def test_one_text_instead_of_a_list_is_told(hub: Hub) -> None:

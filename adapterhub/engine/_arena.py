@@ -28,12 +28,20 @@ class Arena:
     Args:
         module: Finds a module of the base by its backbone-relative name.
         capacity: Number of ranks. An adapter takes as many as its largest rank, and at least one.
-        dtype: The dtype to hold ranks in.
+        dtype: The dtype to hold ranks in, where a module's own weight is quantised.
+        kind: The plan to take everywhere, or None to take the cheapest for each shape.
     """
 
-    def __init__(self, module: Callable[[str], nn.Module], capacity: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        module: Callable[[str], nn.Module],
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        kind: Kind | None = None,
+    ) -> None:
         self._module = module
         self._dtype = dtype
+        self._kind = kind
         self._ranges = Ranges(capacity)
         self._inside: dict[str, HeadTensors | None] = {}  # least recently used first
         self._sites: dict[str, Site] = {}
@@ -118,13 +126,13 @@ class Arena:
 
         Args:
             routes: One a row; all their adapters are inside, and stay while the plan runs.
-            kind: The plan to take everywhere, or None to take the cheapest for each shape.
+            kind: The plan to take everywhere, or None for the arena's own choice.
             uses: Passes that are expected.
         """
         with self._lock:
             used = {name for route in routes for name in route.adapters}
             names = sorted(used, key=lambda name: self._ranges[name].start)
-            return Plan(routes, names, kind, uses)
+            return Plan(routes, names, kind or self._kind, uses)
 
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:

@@ -104,12 +104,7 @@ def decoding(
     given = {**options, "stop_strings": None, "stopping_criteria": _criteria(model, stop_strings, tokenizer, options)}
 
     def prepared(
-        _: Any,
-        input_ids: torch.Tensor,  # noqa: ARG001
-        logits_processor: LogitsProcessorList,
-        stopping_criteria: StoppingCriteriaList,
-        generation_config: GenerationConfig,
-        **__: Any,
+        *_: Any, logits_processor: Any, stopping_criteria: Any, generation_config: GenerationConfig, **__: Any
     ) -> Decoding:
         return _decoding(logits_processor, stopping_criteria, generation_config, seed)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -59,18 +60,18 @@ class Folded:
     deltas: Mapping[str, Delta] = field(default_factory=dict)
     head: HeadTensors | None = None
 
-    @property
+    @cached_property
     def ranks(self) -> int:
         """Ranks of the arena that the adapter takes: its largest, and at least one, so that heads are bounded too."""
         return max([1, *(delta.low.rank for delta in self.deltas.values() if delta.low is not None)])
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
         parts: list[object] = [self.head]
         for delta in self.deltas.values():
             parts += [delta.low, delta.gain, delta]
-        values = [getattr(part, item.name) for part in parts if part is not None for item in fields(part)]  # type: ignore[arg-type]
+        values = [value for part in parts if part is not None for value in vars(part).values()]
         return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from transformers import PreTrainedModel
@@ -75,15 +76,16 @@ class Engine:
         check_kind(plan)
         self.base = describe_base(model, model_id) if base is None else base
         self._backbone = Backbone(model)
-        self._arena = Arena(self._backbone.module, arena_ranks, model.dtype)
+        self._arena = Arena(self._backbone.module, arena_ranks, model.dtype, plan)
         packed = (
             None
             if cache is None
             else PackedCache(Path(cache), f"{self.base.model_id} {self.base.fingerprint}", model.dtype)
         )
-        self._tiers = Tiers(self._arena, self._read, host_bytes=host_bytes, arena_bytes=arena_bytes, packed=packed)
-        self._kind = plan
-        self._batchers: list[Batcher] = []
+        self._tiers = Tiers(
+            self._arena, self._read, host_bytes=host_bytes, arena_bytes=arena_bytes, packed=packed, workers=2
+        )
+        self._batchers: WeakSet[Batcher] = WeakSet()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -101,7 +103,7 @@ class Engine:
             if self._closed:
                 return
             self._closed = True
-        for batcher in self._batchers:
+        for batcher in list(self._batchers):
             batcher.close(cancel=True)
         self._tiers.close()
         self._backbone.close()
@@ -273,8 +275,9 @@ class Engine:
         self._backbone.check_generates()
         parts = {"tiers": self._tiers, "arena": self._arena, "backbone": self._backbone}
         limits = {"max_rows": max_rows, "max_waiting": max_waiting, "prefill_tokens": prefill_tokens}
-        self._batchers.append(Batcher(**parts, **limits))  # type: ignore[arg-type]
-        return self._batchers[-1]
+        found = Batcher(**parts, **limits)  # type: ignore[arg-type]
+        self._batchers.add(found)
+        return found
 
     @contextmanager
     def planned(self, routes: Sequence[Route], *, uses: int = 1, plan: Kind | None = None) -> Iterator[None]:
@@ -294,7 +297,7 @@ class Engine:
         with (
             self._tiers.acquire(names),
             torch.no_grad(),
-            self._arena.running(self._arena.plan(routes, plan or self._kind, uses)),
+            self._arena.running(self._arena.plan(routes, plan, uses)),
         ):
             yield
 
@@ -308,7 +311,7 @@ class Engine:
         """
         names = dict.fromkeys(name for route in routes for name in route.adapters)
         with self._tiers.acquire(names):
-            return explain(self._arena, self._arena.plan(routes, self._kind, uses), tokens)
+            return explain(self._arena, self._arena.plan(routes, uses=uses), tokens)
 
     def merge(self, route: Route) -> PreTrainedModel:
         """A copy of the base with a route's adapters in its weights, for work that knows one route only.

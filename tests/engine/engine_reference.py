@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -71,6 +72,22 @@ def adapted(model: PreTrainedModel, adapters: Mapping[str, Adapter], route: Rout
             handle = module.register_forward_hook(_hook(here))  # type: ignore[operator, union-attr]
             hooks.callback(handle.remove)
         yield
+
+
+def in_double(adapter: Adapter) -> Adapter:
+    """The same adapter in float64."""
+
+    def widened(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: widened(part) for name, part in value.items()}
+        if isinstance(value, torch.Tensor):
+            return value.double()
+        if isinstance(value, LowRank | Scaling | Norm | HeadTensors):
+            return replace(value, **{item.name: widened(getattr(value, item.name)) for item in fields(value)})
+        return value
+
+    named = ("modules", "scalings", "norms", "head")
+    return replace(adapter, **{name: widened(getattr(adapter, name)) for name in named})
 
 
 def _hook(parts: list[Part]) -> Callable[..., torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from threading import Barrier
@@ -12,7 +13,7 @@ import pytest
 import torch
 from engine_cases import Case, cases, distance, run
 from engine_peft import ATTENTION, BASES, METHODS, MLP, SEQUENCE, engine_of, lora, make_methods, reference, save
-from engine_reference import answer
+from engine_reference import answer, in_double
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -31,7 +32,7 @@ def bounded(examples: int) -> settings:
         phases=(Phase.explicit, Phase.generate),
         deadline=None,
         database=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+        suppress_health_check=[HealthCheck.too_slow],
     )
 
 
@@ -78,102 +79,120 @@ def plain(kind, adapters, case, model=None):
     ]
 
 
+def is_the_sum(kind, adapters, case, mine):
+    """Within 1e-5 of the formula; where float32 is not as good as that, about as near to float64 as the formula is."""
+    single = plain(kind, adapters, case)
+    if distance(mine, single) < 1e-5:
+        return True
+    doubled = {name: in_double(adapter) for name, adapter in adapters.items()}
+    exact = plain(kind, doubled, case, BASES[kind]().double())
+    return distance(mine, exact) < 3 * distance(single, exact)
+
+
 def peft(kind, model, case):
     """PEFT's answers, row by row."""
-    bare = Case(case.input_ids, case.attention_mask, [Route()] * len(case.routes), case.decoder_input_ids)
-    return plain(kind, {}, bare, model)
+    return plain(kind, {}, replace(case, routes=[Route()] * len(case.routes)), model)
 
 
 def to_one(name, case):
     """The batch with every row under one adapter."""
-    return Case(case.input_ids, case.attention_mask, [Route.to(name)] * len(case.routes), case.decoder_input_ids)
+    return replace(case, routes=[Route.to(name)] * len(case.routes))
+
+
+# Only what is drawn goes through `given`: its report of a failure prints every argument, and fixtures are long.
 
 
 @pytest.mark.parametrize("name", METHODS)
-@bounded(3)
-@given(data=st.data())
-def test_a_method_alone_equals_peft(kind, name, peers, engines, data):
-    case = data.draw(cases([name], most=0))
-    mine = run(engines[None], to_one(name, case), kind=kind)
-    assert distance(mine, peft(kind, peers(name), case)) < 1e-5
+def test_a_method_alone_equals_peft(kind, name, peers, engines):
+    @bounded(3)
+    @given(case=cases([name], most=0))
+    def check(case):
+        mine = run(engines[None], to_one(name, case), kind=kind)
+        assert distance(mine, peft(kind, peers(name), case)) < 1e-5
+
+    check()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-@bounded(17)
-@given(rank=st.integers(1, 17), case=cases(["none"], most=0))
-def test_a_method_of_any_rank_equals_peft(kind, name, rank, case):
-    with tempfile.TemporaryDirectory() as root:
-        folders = make_methods(kind, Path(root), [name], rank=rank)
-        with engine_of(kind, folders) as engine:
-            mine = run(engine, to_one(name, case), kind=kind)
-        assert distance(mine, peft(kind, reference(kind, folders[name]), case)) < 1e-5
+def test_a_method_of_any_rank_equals_peft(kind, name):
+    @bounded(17)
+    @given(rank=st.integers(1, 17), case=cases([name], most=0))
+    def check(rank, case):
+        with tempfile.TemporaryDirectory() as root:
+            folders = make_methods(kind, Path(root), [name], rank=rank)
+            with engine_of(kind, folders) as engine:
+                mine = run(engine, to_one(name, case), kind=kind)
+            assert distance(mine, peft(kind, reference(kind, folders[name]), case)) < 1e-5
+
+    check()
 
 
-@bounded(10)
-@given(data=st.data())
-def test_mixtures_equal_the_plain_formula(kind, adapters, engines, data):
-    case = data.draw(cases(sorted(adapters)))
-    assert distance(run(engines[None], case, kind=kind), plain(kind, adapters, case)) < 1e-5
+@pytest.mark.parametrize("examples", [10, pytest.param(400, marks=pytest.mark.slow)])
+def test_mixtures_equal_the_plain_formula(kind, adapters, engines, examples):
+    @bounded(examples)
+    @given(case=cases(sorted(adapters)), plan=st.sampled_from(PLANS))
+    def check(case, plan):
+        assert is_the_sum(kind, adapters, case, run(engines[plan], case, kind=kind))
+
+    check()
 
 
-@pytest.mark.slow
-@bounded(250)
-@given(data=st.data())
-def test_many_mixtures_equal_the_plain_formula(kind, adapters, engines, data):
-    case = data.draw(cases(sorted(adapters)))
-    plan = data.draw(st.sampled_from(PLANS))
-    assert distance(run(engines[plan], case, kind=kind), plain(kind, adapters, case)) < 1e-5
+@pytest.mark.parametrize("examples", [6, pytest.param(100, marks=pytest.mark.slow)])
+def test_every_plan_gives_the_same_answers(kind, adapters, engines, examples):
+    @bounded(examples)
+    @given(case=cases(sorted(adapters)))
+    def check(case):
+        dense, *others = (run(engines[plan], case, kind=kind) for plan in ("dense", "packed", "segment"))
+        for other in others:
+            assert distance(other, dense) < 1e-5
+
+    check()
 
 
-@bounded(6)
-@given(data=st.data())
-def test_every_plan_gives_the_same_answers(kind, adapters, engines, data):
-    case = data.draw(cases(sorted(adapters)))
-    dense, *others = (run(engines[plan], case, kind=kind) for plan in ("dense", "packed", "blocked", "segment"))
-    for other in others:
-        assert distance(other, dense) < 1e-5
+def test_permuting_the_rows_permutes_the_answers(kind, adapters, engines):
+    @bounded(5)
+    @given(case=cases(sorted(adapters)), by=st.randoms(use_true_random=False))
+    def check(case, by):
+        order = by.sample(range(len(case.routes)), len(case.routes))
+        answers = run(engines[None], case, kind=kind)
+        assert distance(run(engines[None], case.reordered(order), kind=kind), [answers[row] for row in order]) < 1e-5
+
+    check()
 
 
-@bounded(5)
-@given(data=st.data())
-def test_permuting_the_rows_permutes_the_answers(kind, adapters, engines, data):
-    case = data.draw(cases(sorted(adapters)))
-    order = data.draw(st.permutations(range(len(case.routes))))
-    answers = run(engines[None], case, kind=kind)
-    permuted = run(engines[None], case.reordered(order), kind=kind)
-    assert distance(permuted, [answers[row] for row in order]) < 1e-5
+@pytest.mark.parametrize("plan", ["dense", "packed", "segment"])
+def test_rows_of_the_base_are_the_base_to_the_bit(kind, adapters, engines, plan):
+    @bounded(3)
+    @given(case=cases(sorted(adapters)), bare=st.lists(st.booleans(), min_size=6, max_size=6))
+    def check(case, bare):
+        mixed = [Route() if empty else route for empty, route in zip(bare, case.routes, strict=False)]
+        mine = run(engines[plan], replace(case, routes=mixed), kind=kind)
+        base = run(engines[plan], replace(case, routes=[Route()] * len(mixed)), kind=kind)
+        for row, route in enumerate(mixed):
+            assert route.adapters or torch.equal(mine[row], base[row])
+
+    check()
 
 
-@pytest.mark.parametrize("plan", ["dense", "packed", "blocked", "segment"])
-@bounded(3)
-@given(data=st.data())
-def test_rows_of_the_base_are_the_base_to_the_bit(kind, adapters, engines, plan, data):
-    case = data.draw(cases(sorted(adapters)))
-    bare = data.draw(st.lists(st.booleans(), min_size=len(case.routes), max_size=len(case.routes)))
-    mixed = [Route() if empty else route for empty, route in zip(bare, case.routes, strict=True)]
-    one = run(engines[plan], Case(case.input_ids, case.attention_mask, mixed, case.decoder_input_ids), kind=kind)
-    empty = [Route()] * len(mixed)
-    other = run(engines[plan], Case(case.input_ids, case.attention_mask, empty, case.decoder_input_ids), kind=kind)
-    for row, route in enumerate(mixed):
-        assert route.adapters or torch.equal(one[row], other[row])
-
-
-@bounded(3)
-@given(data=st.data())
-def test_eviction_and_adapters_that_no_row_uses_change_nothing(kind, folders, data):
+def test_eviction_and_adapters_that_no_row_uses_change_nothing(kind, folders):
     names = [name for name in folders if name not in {"sequence", "tokens"}]
     used, idle = names[::2], names[1::2]
-    case = data.draw(cases(used))
-    with engine_of(kind, folders) as engine:
-        first = run(engine, case, kind=kind)
-        for name in idle:
-            engine.load(name)
-        assert all(torch.equal(*pair) for pair in zip(run(engine, case, kind=kind), first, strict=True))
-        for name in used:
-            engine.evict(name)
-        assert set(engine.loaded) == set(idle)
-        assert all(torch.equal(*pair) for pair in zip(run(engine, case, kind=kind), first, strict=True))
+
+    @bounded(3)
+    @given(case=cases(used))
+    def check(case):
+        with engine_of(kind, folders) as engine:
+            first = run(engine, case, kind=kind)
+            for name in idle:
+                engine.load(name)
+            assert all(torch.equal(*pair) for pair in zip(run(engine, case, kind=kind), first, strict=True))
+            for name in used:
+                engine.evict(name)
+            assert set(engine.loaded) == set(idle)
+            assert all(torch.equal(*pair) for pair in zip(run(engine, case, kind=kind), first, strict=True))
+
+    check()
 
 
 def test_bfloat16_stays_near_the_formula_in_float32(kind, folders, adapters):

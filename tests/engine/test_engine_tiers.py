@@ -297,6 +297,16 @@ def test_an_error_of_a_prefetch_is_raised_once(house):
     assert at.disk.reads == ["a", "b", "a"]
 
 
+def test_a_second_prefetch_forgets_the_error_of_the_first(house):
+    at = house()
+    at.disk.holds["a"] = IntegrityError("damaged")
+    at.tiers.prefetch(["a"])
+    eventually(lambda: at.tiers.stats.failures == 1)
+    at.disk.holds["a"] = content("a")
+    at.tiers.prefetch(["a"])
+    at.tiers.acquire(["a"]).release()
+
+
 def test_what_somebody_waits_for_is_loaded_before_what_is_prefetched(house, threads):
     at = house()
     gate = at.disk.gate("a")

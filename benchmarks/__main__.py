@@ -7,12 +7,12 @@ from pathlib import Path
 
 from benchmarks.report import RESULTS
 
-SUPPORT = {"__init__", "__main__", "report"}
+SUPPORT = {"report"}
 
 
 def main() -> None:
     for path in sorted(Path(__file__).parent.glob("*.py")):
-        if path.stem not in SUPPORT:
+        if path.stem not in SUPPORT and not path.stem.startswith("_"):
             print(f"== {path.stem}", file=sys.stderr)
             sys.argv = [path.stem]
             runpy.run_module(f"benchmarks.{path.stem}", run_name="__main__")

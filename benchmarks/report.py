@@ -1,19 +1,20 @@
-"""What every benchmark shares: its arguments, repeated measurement, and the files that it leaves in `results/`."""
+"""What every benchmark shares: its arguments, its targets, and the files that it leaves in `results/`."""
 
 import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks._measure import Spread
+
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "transformers", "peft", "numpy")
+STARTED = os.getloadavg()  # before this process made any load of its own
 
 
 @dataclass(frozen=True)
@@ -31,41 +32,55 @@ class Target:
 
 
 def arguments(question: str) -> argparse.Namespace:
+    """The command line; `peer_env` maps the name of a peer to the Python of its own environment."""
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--full", action="store_true", help="everything, not only what fits into a minute")
     parser.add_argument("--data", type=Path, help="folder of task data")
-    return parser.parse_args()
+    parser.add_argument(
+        "--peer-env", action="append", default=[], metavar="NAME=PYTHON",
+        help="also measure a peer that has an environment of its own: adapters or vllm; may be repeated",
+    )  # fmt: skip
+    found = parser.parse_args()
+    pairs = [text.partition("=") for text in found.peer_env]
+    wrong = [name for name, _, python in pairs if not python]
+    if wrong:
+        parser.error(f"--peer-env should be NAME=PYTHON. Found {', '.join(wrong)}.")
+    found.peer_env = {name: python for name, _, python in pairs}
+    return found
 
 
-def interleaved(cases: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, dict[str, float]]:
-    """Process CPU milliseconds of each case: all cases in turn, `repeats` times; median, minimum and maximum."""
-    times: dict[str, list[float]] = {name: [] for name in cases}
-    for run in cases.values():
-        run()
-    for _ in range(repeats):
-        for name, run in cases.items():
-            begin = time.process_time()
-            run()
-            times[name].append(1000 * (time.process_time() - begin))
-    return {
-        name: {"median_ms": statistics.median(found), "min_ms": min(found), "max_ms": max(found)}
-        for name, found in times.items()
-    }
-
-
-def save(name: str, question: str, rows: list[dict[str, object]], targets: list[Target], bars: Sequence[str]) -> None:
+def save(
+    name: str,
+    question: str,
+    rows: list[dict[str, object]],
+    targets: list[Target],
+    bars: Sequence[str],
+    *,
+    versions: Mapping[str, str] | None = None,
+    measured: Mapping[str, float] | None = None,
+) -> None:
     """Write `results/NAME.json` and the table and the plot made from it, and print the table.
 
     The plot has a group of bars for each row, labelled by its first column, one bar for each of the columns `bars`.
+
+    Args:
+        name: Of the files.
+        question: What the benchmark asks.
+        rows: Of the table, all with the same columns: texts, numbers, and `Spread` of repeated figures.
+        targets: What was promised.
+        bars: Columns that are drawn; what is not a number is left out.
+        versions: Versions of peers from other environments.
+        measured: The machine's limits, measured in the same run.
     """
     RESULTS.mkdir(exist_ok=True)
     found = {
         "question": question,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
-        "versions": {package: version(package) for package in PACKAGES},
+        "measured": dict(measured or {}),
+        "versions": {package: version(package) for package in PACKAGES} | dict(versions or {}),
         "commit": _commit(),
-        "load": [round(value, 2) for value in os.getloadavg()],
-        "rows": rows,
+        "load": {"before": _rounded(STARTED), "after": _rounded(os.getloadavg())},
+        "rows": [{column: _plain(value) for column, value in row.items()} for row in rows],
         "targets": [asdict(target) | {"holds": target.holds} for target in targets],
     }
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
@@ -76,7 +91,7 @@ def save(name: str, question: str, rows: list[dict[str, object]], targets: list[
 
 
 def plot(path: Path, question: str, rows: list[dict[str, object]], bars: Sequence[str]) -> None:
-    """Horizontal bars, the first row on top."""
+    """Horizontal bars, the first row on top; lines show the spread."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -85,17 +100,23 @@ def plot(path: Path, question: str, rows: list[dict[str, object]], bars: Sequenc
     height = 0.8 / len(bars)
     figure, axes = pyplot.subplots(figsize=(9, 1.2 + 0.25 * len(rows) * (1 + len(bars) / 2)))
     for number, column in enumerate(bars):
-        places = [row + (number - (len(bars) - 1) / 2) * height for row in range(len(rows))]
-        drawn = axes.barh(places, [float(str(row[column])) for row in rows], height=height, label=column)
-        axes.bar_label(drawn, fmt="%.2f", padding=2, fontsize=8)
-    axes.set_yticks(range(len(rows)), [str(next(iter(row.values()))) for row in rows])
+        shift = (number - (len(bars) - 1) / 2) * height
+        drawn = [(place + shift, _spread(row[column])) for place, row in enumerate(rows)]
+        places = [(place, spread) for place, spread in drawn if spread is not None]
+        values = [spread.median for _, spread in places]
+        ends = [[s.median - s.min for _, s in places], [s.max - s.median for _, s in places]]
+        found = axes.barh([place for place, _ in places], values, height, xerr=ends, label=column,
+                          error_kw={"lw": 0.7})  # fmt: skip
+        axes.bar_label(found, labels=[f"{value:.2f}" for value in values], padding=2, fontsize=7)
+    axes.set_yticks(range(len(rows)), [str(next(iter(row.values()))) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.1)
     axes.set_title(question, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1)) if len(
-        bars
-    ) > 1 else axes.set_xlabel(bars[0])
+    if len(bars) > 1:
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    else:
+        axes.set_xlabel(bars[0])
     figure.savefig(path, dpi=110, bbox_inches="tight")
     pyplot.close(figure)
 
@@ -113,7 +134,28 @@ def markdown(question: str, rows: list[dict[str, object]], targets: list[Target]
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, Spread):
+        return f"{_figure(value.median)} ({_figure(value.min)}–{_figure(value.max)})"
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _figure(value: float) -> str:
+    """Two decimals, and none where they say nothing."""
+    return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _plain(value: object) -> object:
+    return asdict(value) if isinstance(value, Spread) else value
+
+
+def _spread(value: object) -> Spread | None:
+    if isinstance(value, int | float):
+        return Spread(value, value, value)
+    return value if isinstance(value, Spread) else None
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 2) for value in values]
 
 
 def _commit() -> str:

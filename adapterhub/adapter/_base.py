@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -58,6 +58,7 @@ class BaseSignature:
         hidden_size: Width of the hidden states that a head reads.
         prefix: Name of the backbone inside a model with a head (`model`, `transformer`, `bert`, `backbone`); empty
             where the head lies inside, as in T5.
+        quantised: Whether its weights were quantised when it was described.
     """
 
     model_id: str
@@ -68,6 +69,7 @@ class BaseSignature:
     biases: frozenset[str]
     hidden_size: int
     prefix: str
+    quantised: bool = False
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -109,6 +111,7 @@ def describe_base(model: PreTrainedModel, model_id: str | None = None) -> BaseSi
         biases=frozenset(name for name, module in named.items() if _is_biased(module)),
         hidden_size=int(model.config.get_text_config().hidden_size),
         prefix="" if inside else model.base_model_prefix,
+        quantised=any(_is_quantised(value) for value in backbone.parameters()),
     )
 
 
@@ -122,6 +125,11 @@ def _table(tokens: nn.Module, module: nn.Module) -> tuple[int, int] | None:
         return None
     shape = int(module.weight.shape[0]), int(module.weight.shape[1])
     return shape if shape == tuple(tokens.weight.shape) else None
+
+
+def _is_quantised(value: torch.Tensor) -> bool:
+    """Whether a parameter's numbers are other than what is stored."""
+    return not value.is_floating_point() or hasattr(value, "__tensor_flatten__")
 
 
 def _is_biased(module: nn.Module) -> bool:
@@ -157,12 +165,22 @@ def _fingerprint(model: PreTrainedModel, backbone: nn.Module) -> str:
         )
     for name, value in sorted(kept, key=lambda item: item[0]):
         digest.update(f"{name} {tuple(value.shape)}\n".encode())
-        digest.update(_sample(name, value))
+        for part in _stored(value):
+            digest.update(_sample(name, part))
     return digest.hexdigest()
 
 
 def _belongs_to_head(name: str) -> bool:
     return name.startswith((POOLER, f"{LM_HEAD}."))
+
+
+def _stored(value: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The plain tensors of a parameter: itself, or what one of another kind (torchao's) is made of."""
+    if not hasattr(value, "__tensor_flatten__"):
+        yield value
+        return
+    for name in value.__tensor_flatten__()[0]:
+        yield from _stored(getattr(value, name))
 
 
 def _sample(name: str, value: torch.Tensor) -> bytes:

@@ -163,11 +163,17 @@ def _seal_faults(sealed: Mapping[str, object], base: BaseSignature) -> list[str]
     if sealed.get("base_model") != base.model_id:
         faults.append(f"base_model should be {_name(base.model_id)}. Found {_name(sealed.get('base_model'))}.")
     if sealed.get("fingerprint") != base.fingerprint:
-        faults.append(
-            f"fingerprint should be {base.fingerprint}. Found {sealed.get('fingerprint')}. "
-            "The adapter was trained on other weights."
-        )
+        faults.append(f"fingerprint should be {base.fingerprint}. Found {sealed.get('fingerprint')}. {_remedy(base)}")
     return faults
+
+
+def _remedy(base: BaseSignature) -> str:
+    if base.quantised:
+        return (
+            "The base is quantised: call `describe_base` before it is, and give what it returns to the engine as "
+            "`base=`."
+        )
+    return "The adapter was trained on other weights."
 
 
 def _adoption_faults(fields: Mapping[str, object], base: BaseSignature) -> list[str]:

@@ -32,8 +32,8 @@ class Compiled:
     """Decodes batches of at most `rows` rows through one compiled graph.
 
     The adapters of a batch are copied into a frame of tensors that the graph reads, so another route is another copy.
-    A rank beyond the next power of two, and the first adapter with another kind of part, are compiled when they first
-    come. Prompts are read by the engine as ever. Calls from several threads take turns.
+    More ranks a row than before (in steps of a third to a half) and the first adapter with another kind of part are
+    compiled when they first come. Prompts are read by the engine as ever. Calls from several threads take turns.
 
     Args:
         tiers: Where adapters come from.

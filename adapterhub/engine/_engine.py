@@ -18,6 +18,7 @@ from adapterhub.engine._arena import Arena
 from adapterhub.engine._backbone import Backbone
 from adapterhub.engine._batch import Batch, check_batch, check_new_tokens
 from adapterhub.engine._batcher import Batcher
+from adapterhub.engine._compiled import Compiled
 from adapterhub.engine._delta import Folded, fold
 from adapterhub.engine._explain import Explanation, explain
 from adapterhub.engine._heads import answers, check_headless, first_heads
@@ -74,13 +75,16 @@ class Engine:
         if arena_ranks < 1:
             raise InputError(f"arena_ranks should be at least 1. Found {arena_ranks}. Leave it out for 1,024.")
         check_kind(plan)
-        self.base = describe_base(model, model_id) if base is None else base
+        own = describe_base(model, model_id)
+        self.base = own if base is None else base
         self._backbone = Backbone(model)
         self._arena = Arena(self._backbone.module, arena_ranks, model.dtype, plan)
         packed = (
             None
             if cache is None
-            else PackedCache(Path(cache), f"{self.base.model_id} {self.base.fingerprint}", model.dtype)
+            else PackedCache(
+                Path(cache), f"{self.base.model_id} {self.base.fingerprint} {own.fingerprint}", model.dtype
+            )
         )
         self._tiers = Tiers(
             self._arena, self._read, host_bytes=host_bytes, arena_bytes=arena_bytes, packed=packed, workers=2
@@ -278,6 +282,24 @@ class Engine:
         found = Batcher(**parts, **limits)  # type: ignore[arg-type]
         self._batchers.add(found)
         return found
+
+    def compiled(self, *, rows: int = 16, ranks: int = 8, context: int = 512, **options: Any) -> Compiled:
+        """Compile the decoding step: greedy generation through one graph, which stays as it is when routes change.
+
+        It pays where a step is bound by calls, not by memory: small bases, long-running services. Compiling takes
+        seconds to minutes at the first batch, and once for every new shape.
+
+        Args:
+            rows: Rows of the graph; smaller batches are filled up.
+            ranks: Ranks a row of the first graph: those of its adapters together.
+            context: Tokens of prompt and answer in all; every step attends to all of them.
+            **options: What `torch.compile` takes.
+
+        Raises:
+            InputError: If a number is out of its range, or the base keeps no plain cache of keys and values.
+        """
+        self._backbone.check_generates()
+        return Compiled(self._tiers, self._arena, self._backbone, rows=rows, ranks=ranks, context=context, **options)
 
     @contextmanager
     def planned(self, routes: Sequence[Route], *, uses: int = 1, plan: Kind | None = None) -> Iterator[None]:

@@ -145,10 +145,8 @@ class Blocked:
 
     def hidden(self, z: torch.Tensor) -> list[torch.Tensor]:
         blocks = self._blocks
-        z = self._layout.widened(z, self._down.dtype).flatten(0, 1)
-        z = z.index_select(0, blocks.rows).view(blocks.shape[0], blocks.shape[2], -1)
-        # One row at a time, `down · zᵀ` runs at memory speed; several at a time, `z · downᵀ` is faster.
-        h = torch.bmm(self._down, z.mT).mT if blocks.shape[2] == 1 else torch.bmm(z, self._down.mT)
+        z = self._layout.paired(z, self._down.dtype)
+        h = torch.bmm(self._down, z.mT).mT if blocks.shape[2] != 2 else torch.bmm(z, self._down.mT)
         if self._bias is not None:
             h = h + self._bias
         if self._activation is not None:

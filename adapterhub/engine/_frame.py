@@ -16,11 +16,12 @@ from adapterhub.engine._plan import Part, Term
 
 __all__ = ["Frame"]
 
+
 class Frame:
     """The adapted modules of a model of its own, for `rows` rows of one token.
 
-    Ranks a row are a power of two, so that shapes are few. A kind of part that no batch had before (an activation, a
-    gain) is a new shape too; whatever had a place in the frame keeps it, as zeros.
+    Ranks a row go up in steps of a third to a half, so that shapes are few. A kind of part that no batch had before (an
+    activation, a gain) is a new shape too; whatever had a place in the frame keeps it, as zeros.
 
     Args:
         find: Finds a module of the model by its backbone-relative name.
@@ -45,7 +46,8 @@ class Frame:
             parts: By module, of a plan for as many rows as the frame has.
         """
         ranks = max([self._least, *(term.rows.layout.row_ranks for part in parts.values() for term in part.terms)])
-        ranks = 1 << (ranks - 1).bit_length()
+        power = 1 << (ranks - 1).bit_length()
+        ranks = power * 3 // 4 if ranks <= power * 3 // 4 else power
         for name, part in parts.items():
             if name not in self._sites:
                 self._sites[name] = _Site(self._find(name), self._rows)
@@ -106,9 +108,9 @@ class _Site:
         for kind, low in self.lows.items():
             low.write(terms[kind].rows if kind in terms else None, ranks)
         for name in ("gain_in", "gain_out", "gain_norm", "shift"):
-            self._write_vector(name, None if part is None else getattr(part, f"_{name}"))
+            self._write_vector(name, None if part is None else getattr(part, name))
         if part is not None and self.normalise is None:
-            self.normalise = part._normalise
+            self.normalise = part.normalise
 
     def _write_vector(self, name: str, value: torch.Tensor | None) -> None:
         held: torch.Tensor | None = getattr(self, name)
@@ -137,14 +139,15 @@ class _Low:
         self.biased = False
 
     def added(self, total: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
-        """`total + act(z downᵀ + bias) up`, (rows, n, d_out)."""
-        if self.reads == "tokens":  # (rows, n) ids
-            h = self.down.mT.gather(1, z[:, :, None].expand(-1, -1, self.down.shape[1]))
+        """`total + act(down z + bias) up`, (rows, 1, d_out)."""
+        if self.reads == "tokens":  # (rows, 1) ids
+            h = self.down.gather(2, z[:, :, None].expand(-1, self.down.shape[1], -1))
         else:
-            h = torch.bmm(z, self.down.mT)
+            # Products and sums: compilers make loops at memory speed of them, and call slower libraries for `bmm`.
+            h = (self.down * z).sum(dim=2, keepdim=True)  # (rows, ranks, 1)
         h = h + self.bias if self.biased else h
         h = h if self.activation is None else self.activation(h)
-        return torch.baddbmm(total, h, self.up)
+        return total + (h * self.up).sum(dim=1, keepdim=True)
 
     def write(self, rows: Rows | None, ranks: int) -> None:
         """Hold the rows' factors, each row's gates in its `up`, and zeros behind them."""
@@ -152,7 +155,7 @@ class _Low:
             assert rows is not None or self._held
             like = self._held[next(iter(self._held))][:2] if rows is None else (rows.down, rows.up)
             down, up = (value.new_zeros(self._rows, ranks, value.shape[-1]) for value in like)
-            self._held[ranks] = down, up, down.new_zeros(self._rows, 1, ranks)
+            self._held[ranks] = down, up, down.new_zeros(self._rows, ranks, 1)
         self.down, self.up, self.bias = self._held[ranks]
         if rows is None:
             for held in self._held[ranks]:  # all of it: 0 · inf is NaN
@@ -163,7 +166,7 @@ class _Low:
         self.biased = self.biased or rows.bias is not None
         down, up, *bias = (value[layout.index].view(self._rows, count, -1) for value in values)
         up = up if layout.factors is None else up * layout.factors
-        for held, new in zip((self.down, self.up, self.bias.mT), (down, up, *bias), strict=False):
+        for held, new in zip((self.down, self.up, self.bias), (down, up, *bias), strict=False):
             held[:, :count] = new if layout.padding is None else new.masked_fill(layout.padding, 0)
             held[:, count:] = 0
         if not bias:

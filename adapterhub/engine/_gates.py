@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -107,7 +107,7 @@ class Layout:
         self._dtype = torch.promote_types(dtype, torch.float32)
         self._weights = weights[:, [part.column for part in slices]]  # (rows, slices)
         used = (self._weights != 0) * torch.tensor([part.rank for part in slices])
-        self._seen: tuple[torch.Tensor, int, torch.dtype, torch.Tensor] | None = None
+        self._seen: tuple[torch.Tensor, int, str, torch.Tensor] | None = None
         self.ranks = sum(part.rank for part in slices)
         self.row_ranks = int(used.sum(dim=1).max())
 
@@ -141,14 +141,25 @@ class Layout:
         return idle if bool(idle.any()) else None
 
     def widened(self, z: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """`z` in another dtype; modules that read one tensor one after another, as q, k and v do, share the copy."""
-        if z.dtype == dtype:
-            return z
+        """`z` in another dtype."""
+        return z if z.dtype == dtype else self._shared("widened", z, lambda: z.to(dtype))
+
+    def paired(self, z: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """The rows of `z`, (rows, 1, d), by block and user: (blocks, users, d)."""
+        count, _, users = self.blocks.shape
+
+        def gather() -> torch.Tensor:
+            return z.flatten(0, 1).to(dtype).index_select(0, self.blocks.rows).view(count, users, -1)
+
+        return self._shared("paired", z, gather)
+
+    def _shared(self, kind: str, z: torch.Tensor, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What is made of z; modules that read one tensor one after another, as q, k and v do, share it."""
         if z.is_inference():
-            return z.to(dtype)
+            return make()
         seen = self._seen
-        if seen is None or seen[0] is not z or seen[1] != z._version or seen[2] != dtype:
-            self._seen = seen = (z, z._version, dtype, z.to(dtype))
+        if seen is None or seen[0] is not z or seen[1:3] != (z._version, kind):
+            self._seen = seen = (z, z._version, kind, make())
         return seen[3]
 
     @cached_property

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ __all__ = ["PackedCache"]
 
 # Raise it when the layout changes, or what `fold` computes.
 _FORMAT = 1
-_HASHED = 64  # a file's key and its sha256 come first; the sha256 covers the rest
-_BEGIN = _HASHED + 8  # the header's length comes next
+_CHECKED = 40  # a file's key and its checksum come first; the checksum covers the rest
+_BEGIN = _CHECKED + 8  # the header's length comes next
 _SUFFIX, _PART = ".packed", ".packed.part"
 _ABANDONED = 60.0  # seconds; a file takes milliseconds to write
 
@@ -37,8 +38,9 @@ class PackedCache:
     """A folder of folded adapters: derived from PEFT folders, private to this package, and deletable at any time.
 
     A file's name is the adapter's content hash and a key over the base's fingerprint, the dtype, the format and the
-    fields of the parts, and the file repeats both. The sha256 of its bytes is checked at each read. It is written aside
-    and renamed, so that processes can share a folder and a killed one leaves only a temporary file, which a later write
+    fields of the parts, and the file repeats both. A checksum is checked at each read, against damage; against people
+    who can write here none would help, sha256 neither, since they could write it too. A file is written aside and
+    renamed, so that processes can share a folder and a killed one leaves only a temporary file, which a later write
     removes.
 
     A folder that cannot be written to, or is full, means no cache: this is logged once, and adapters are read from
@@ -124,22 +126,22 @@ class PackedCache:
         return self.folder / f"{sha256}-{self._key.hex()[:16]}{_SUFFIX}"
 
     def _packed(self, folded: Folded) -> torch.Tensor:
-        """The file: key, sha256 of what follows, the header's length, the header, and the tensors, each aligned."""
+        """The file: key, checksum of what follows, the header's length, the header, and the tensors, each aligned."""
         flat = Flat(folded)
         header = json.dumps(flat.header, separators=(",", ":")).encode()
         data = flat.written(aligned(_BEGIN + len(header)))
         content = _bytes(data)
-        content[_HASHED:_BEGIN] = len(header).to_bytes(8, "little")
+        content[_CHECKED:_BEGIN] = len(header).to_bytes(8, "little")
         content[_BEGIN : _BEGIN + len(header)] = header
-        content[:_HASHED] = self._key + hashlib.sha256(content[_HASHED:]).digest()
+        content[:_CHECKED] = self._key + _checksum(content[_CHECKED:])
         return data
 
     def _checked(self, data: torch.Tensor, sha256: str) -> Folded | None:
         """What a file holds, or None where it is not exactly what was written for this adapter, base and format."""
         content = _bytes(data)
-        if len(content) < _BEGIN or content[:_HASHED] != self._key + hashlib.sha256(content[_HASHED:]).digest():
+        if len(content) < _BEGIN or content[:_CHECKED] != self._key + _checksum(content[_CHECKED:]):
             return None
-        stop = _BEGIN + int.from_bytes(content[_HASHED:_BEGIN], "little")
+        stop = _BEGIN + int.from_bytes(content[_CHECKED:_BEGIN], "little")
         folded = restored(json.loads(bytes(content[_BEGIN:stop])), data, aligned(stop))
         return folded if folded.sha256 == sha256 else None
 
@@ -151,7 +153,7 @@ class PackedCache:
             self._make_room(data.nbytes)
         handle, aside = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=_PART)
         try:
-            # No fsync: what a loss of power leaves behind fails its sha256 and is made again.
+            # No fsync: what a loss of power leaves behind fails its checksum and is made again.
             with os.fdopen(handle, "wb") as file:
                 file.write(_bytes(data))
             Path(aside).chmod(0o644)
@@ -199,6 +201,11 @@ def _read(path: Path) -> torch.Tensor:
         while view and (count := file.readinto(view)):
             view = view[count:]
     return data[: data.numel() - len(view)]
+
+
+def _checksum(content: memoryview) -> bytes:
+    """CRC-32, and the length, which it does not see where zeros are cut off or added."""
+    return zlib.crc32(content).to_bytes(4, "little") + (len(content) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
 def _bytes(data: torch.Tensor) -> memoryview:

@@ -83,8 +83,8 @@ class Part:
         self._module = module
         self._plan = plan
         self._rows = plan.gates.rows
-        self._gain_in, self._gain_out, self._gain_norm, self._shift = gain_in, gain_out, gain_norm, shift
-        self._normalise = normalise
+        self.gain_in, self.gain_out, self.gain_norm, self.shift = gain_in, gain_out, gain_norm, shift
+        self.normalise = normalise
         self._needs_own = gain_out is not None or any(term.reads == "output" for term in terms)
         # The common case, one LoRA bank, takes a short way: at one token a row every call counts.
         others = (gain_in, gain_out, gain_norm, shift)
@@ -108,7 +108,7 @@ class Part:
         Raises:
             InputError: If the first axis is not a multiple of the batch's rows.
         """
-        if self._gain_in is not None:
+        if self.gain_in is not None:
             return self._added(x, *self._rescaled(x, forward, *args, **kwargs))
         y = forward(x, *args, **kwargs)
         if not self._simple or y.ndim != 3 or len(y) != self._rows or torch.is_grad_enabled():
@@ -135,25 +135,25 @@ class Part:
         # Every part reads before any part writes. The sums go into y itself, unless autograd still needs it.
         forms = self.forms(total.shape[1])
         hidden = [form.hidden(blocks if term.reads == "output" else x) for term, form in forms]
-        scaled = None if self._gain_out is None else blocks * self._gain_out
+        scaled = None if self.gain_out is None else blocks * self.gain_out
         if torch.is_grad_enabled():
             total = total.clone()
         for (_, form), h in zip(forms, hidden, strict=True):
             form.add(total, h)
         if scaled is not None:
             total.add_(scaled)
-        if self._gain_norm is not None:
-            assert self._normalise is not None
-            total.add_(self._normalise(x) * self._gain_norm)
-        if self._shift is not None:
-            total.add_(self._shift)
+        if self.gain_norm is not None:
+            assert self.normalise is not None
+            total.add_(self.normalise(x) * self.gain_norm)
+        if self.shift is not None:
+            total.add_(self.shift)
         return total if total.shape == shape else total.view(shape)
 
     def _rescaled(
         self, x: torch.Tensor, forward: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The module's own output, where a part reads it, and its output on the rescaled input."""
-        scaled = (self._blocks(x) * (1 + self._gain_in)).to(x.dtype).view(x.shape)  # type: ignore[operator]
+        scaled = (self._blocks(x) * (1 + self.gain_in)).to(x.dtype).view(x.shape)  # type: ignore[operator]
         y = forward(scaled, *args, **kwargs)
         return (forward(x, *args, **kwargs) if self._needs_own else y), y
 

@@ -38,6 +38,7 @@ class _Rates:
 
     Args:
         call: One small operation, called from Python inside a model.
+        product: One matrix product, beside what it computes.
         segment: One operation of a segment.
         few: Matrix products with at most 64 rows.
         many: Those with more.
@@ -47,18 +48,20 @@ class _Rates:
     """
 
     call: float
+    product: float
     segment: float
     few: float
     many: float
     batched: float
-    read: float = 22e3
+    read: float = 21e3
     cached: float = 40e3
 
 
-# Measured on one core of a server CPU (AVX-512) at widths 512 to 1,408. Ratios between the plans are what matters;
-# they change little between machines, and a fixed rule gives the same plan, so the same rounding, at every run.
-_FULL = _Rates(call=8.0, segment=7.0, few=26e3, many=42e3, batched=33e3)
-_HALF = _Rates(call=9.0, segment=22.0, few=45e3, many=160e3, batched=60e3)
+# Measured on one core of a server CPU (AVX-512) at widths 512 to 1,408, in models whose weights are not in the cache.
+# Ratios between the plans are what matters; they change little between machines, and a fixed rule gives the same plan,
+# so the same rounding, at every run.
+_FULL = _Rates(call=10.0, product=10.0, segment=7.0, few=26e3, many=42e3, batched=33e3)
+_HALF = _Rates(call=9.0, product=15.0, segment=22.0, few=55e3, many=160e3, batched=60e3)
 
 
 def costs(rows: Rows, tokens: int, uses: int) -> Costs:
@@ -102,7 +105,7 @@ def make(kind: Kind, rows: Rows, tokens: int) -> Form:
 
 
 class _Rule:
-    """The cost rule for one bank's rows and one shape."""
+    """The cost rule for one bank's rows and one shape. Threads share what is read and computed, not the calls."""
 
     def __init__(self, rows: Rows, tokens: int, uses: int) -> None:
         self.layout, self.tokens, self.uses = rows.layout, tokens, uses
@@ -111,22 +114,23 @@ class _Rule:
         self.rates = _HALF if self.half else _FULL
         self.width = rows.down.shape[1] + rows.up.shape[1]
         self.threads = 1 if rows.down.is_cuda else torch.get_num_threads()
-        self.gemm: float = (self.rates.few if self.layout.rows * tokens <= 64 else self.rates.many) * self.threads
+        self.gemm = self.rates.few if self.layout.rows * tokens <= 64 else self.rates.many
 
     def dense(self) -> float:
-        layout = self.layout
-        calls = 2 if layout.common is not None else 5 if self.half else 4
+        layout, rates = self.layout, self.rates
+        gates = 0 if layout.common is not None else 3 if self.half else 2
         joined = layout.ranks * self.width * self.size if len(layout.runs) > 1 else 0
         products = layout.rows * self.tokens * layout.ranks * self.width / self.gemm
-        return products + calls * self.rates.call + self._once(joined)
+        return products / self.threads + 2 * rates.product + gates * rates.call + self._once(joined)
 
     def packed(self) -> float:
         ranks = self.layout.rows * self.layout.row_ranks * self.width
         if self.tokens > 1:
-            products = ranks * self.tokens / (self.rates.batched * self.threads)
-            return products + 2 * self.rates.call + self._once(ranks * self.size)
+            products = ranks * self.tokens / self.rates.batched
+            return products / self.threads + 2 * self.rates.product + self._once(ranks * self.size)
         held = ranks * max(self.size, 4)
-        return held / self.rates.read + (4 if self.half else 2) * self.rates.call + self._once(held)
+        calls = 3 if self.half else 2  # what is widened is shared by modules that read the same tensor
+        return held / self.rates.read / self.threads + calls * self.rates.call + self._once(held)
 
     def blocked(self) -> float:
         if self.tokens > 1:
@@ -134,13 +138,14 @@ class _Rule:
         count, rank, users = self.layout.block_shape
         held = count * rank * self.width * max(self.size, 4)
         moved = 2.5 * count * users * self.width * max(self.size, 4)
-        calls = (9 if self.half else 6) * self.rates.call
-        return held * (1 + 0.2 * users) / self.rates.read + moved / self.rates.cached + calls + self._once(held)
+        work = held * (1 + 0.2 * users) / self.rates.read + moved / self.rates.cached
+        return work / self.threads + (6 if self.half else 4) * self.rates.call + self._once(held)
 
     def segment(self) -> float:
         segments = self.layout.segments
         ranks: int = sum((span.stop - span.start) * part.rank for span, part, _ in segments)
-        return ranks * self.tokens * self.width / self.gemm + 2 * len(segments) * self.rates.segment
+        work = ranks * self.tokens * self.width / self.gemm
+        return work / self.threads + 2 * len(segments) * self.rates.segment
 
     def _once(self, gathered: int) -> float:
         """Gathering bytes: read, written, and read again, shared by the passes."""

@@ -52,7 +52,8 @@ class RoutedModel:
     ) -> None:
         _check_k(k)
         self.engine, self.tokenizer, self.registry, self.router, self.k = engine, tokenizer, registry, router, k
-        self._known: set[str] = set()
+        self._added: dict[str, Path] = {}
+        self._checked: set[str] = set()
         self._last = is_decoder(engine.model.config)
 
     @classmethod
@@ -147,6 +148,7 @@ class RoutedModel:
             return []
         routes = self._routes(texts, tasks)
         heads = [self.registry[r.adapters[0]] if r.adapters else _BASE_TASK for r in routes]
+        self.engine.prefetch(self._key(name) for route in routes for name in route.adapters)
         answers: list[tuple[list[Answer], list[float]]] = [([], [])] * len(texts)
         for rows in _passes(heads, num_predictions):
             run = self._generate if heads[rows[0]].head == "generation" else self._read
@@ -197,20 +199,25 @@ class RoutedModel:
             )
         return Route.to(name)
 
+    def _key(self, name: str) -> str:
+        """A task's adapter in the engine, as `task@hash`: a replaced one is never mistaken for the old one."""
+        task = self.registry[name]
+        key = f"{name}@{task.sha256}"
+        if key not in self._added:
+            folder = self.registry.adapter_path(name)
+            assert folder is not None, "routes name tasks with adapters only"
+            self.engine.add(key, folder, sha256=task.sha256)
+            self._added[key] = folder
+        return key
+
     def _placed(self, route: Route) -> Route:
-        """The same route in the engine's names, `task@hash`: a replaced adapter is never mistaken for the old one."""
-        names = []
-        for name in route.adapters:
-            task = self.registry[name]
-            key = f"{name}@{task.sha256}"
-            if key not in self._known:
-                folder = self.registry.adapter_path(name)
-                assert folder is not None, "routes name tasks with adapters only"
-                self.engine.add(key, folder, sha256=task.sha256)
-                check_head(task, self.engine.load(key), str(folder))
-                self._known.add(key)
-            names.append(key)
-        return Route(tuple(names), route.gates)
+        """The same route in the engine's names, each adapter held against its card once."""
+        keys = [self._key(name) for name in route.adapters]
+        for name, key in zip(route.adapters, keys, strict=True):
+            if key not in self._checked:
+                check_head(self.registry[name], self.engine.load(key), str(self._added[key]))
+                self._checked.add(key)
+        return Route(tuple(keys), route.gates)
 
     def encode(self, prompts: list[str], side: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokenise prompts.

@@ -222,6 +222,7 @@ def test_a_step_that_fails_ends_the_running_rows_and_the_batcher_goes_on(engine,
 
     monkeypatch.setattr(Rows, "step", breaking)
     gate = Gate()
+    engine.load("wide")  # or the first row might end while it is being loaded
     with engine.batcher(max_rows=2) as batcher:
         first = batcher.submit(rows[0], Route.to("small"), **with_processor(gate))
         assert gate.arrived.acquire(timeout=30)

@@ -260,6 +260,7 @@ class TestRefusals:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor compiles C++")
 def test_inductor_gives_the_tokens_of_the_engine(engine):
     torch._dynamo.reset()

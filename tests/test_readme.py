@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 
 def test_the_journey_is_about_thirty_lines() -> None:
-    (journey,) = blocks("python")
+    journey = blocks("python")[0]
     assert len([line for line in journey.splitlines() if line.strip()]) <= 32
 
 
@@ -35,12 +35,17 @@ def test_the_python_of_the_readme_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "readme"}
-    for block in blocks("python"):
-        exec(compile(block, "README.md", "exec"), names)
+    journey, engine = blocks("python")
+    exec(compile(journey, "README.md", "exec"), names)
     said = capsys.readouterr().out
     assert "Baku" in said
     assert said.rstrip().splitlines()[-1].startswith("['even'")
     assert [path.name for path in tmp_path.iterdir()] == ["my-registry"]
+    exec(compile(engine, "README.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "19" in said.splitlines()[0]
+    assert "3 rows, 1 tokens a row, 2 adapters" in said
+    assert said.rstrip().splitlines()[-1] == "LlamaForCausalLM"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

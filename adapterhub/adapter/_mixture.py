@@ -47,16 +47,7 @@ def export_mixture(parts: _Parts, base: BaseSignature, out: Path, *, rank: int |
             this base: one with a head, a bias, DoRA's magnitude, or of another method. Every fault is listed.
     """
     check_absent(out)
-    kept = [(adapter, gate) for adapter, gate in parts if gate != 0]
-    faults = [fault for adapter, gate in kept for fault in _faults(adapter, gate, base)]
-    if not kept:
-        faults = ["there is no adapter with a gate other than 0"]
-    if faults:
-        raise InputError(
-            "A mixture is made of plain LoRA adapters of one base. Found:\n"
-            + "\n".join(f"  {fault}" for fault in faults)
-            + "\nLeave these out, or run the route in the engine, which mixes all methods."
-        )
+    kept = _kept(parts, base)
     needed = mixture_rank(parts)
     if rank is not None and rank < needed:
         raise InputError(f"`rank` should be at least {needed}, the sum of the parts' ranks. Found {rank}. Raise it.")
@@ -75,6 +66,21 @@ def export_mixture(parts: _Parts, base: BaseSignature, out: Path, *, rank: int |
         task_type="CAUSAL_LM" if LM_HEAD in base.modules else "FEATURE_EXTRACTION",
     )
     return write_lora(out, config, tensors, base, " + ".join(f"{gate:g} {a.source}" for a, gate in kept))
+
+
+def _kept(parts: _Parts, base: BaseSignature) -> list[tuple[Adapter, float]]:
+    """The parts with a gate, once nothing is left to complain about."""
+    kept = [(adapter, gate) for adapter, gate in parts if gate != 0]
+    faults = [fault for adapter, gate in kept for fault in _faults(adapter, gate, base)]
+    if not kept:
+        faults = ["there is no adapter with a gate other than 0"]
+    if faults:
+        raise InputError(
+            "A mixture is made of plain LoRA adapters of one base. Found:\n"
+            + "\n".join(f"  {fault}" for fault in faults)
+            + "\nLeave these out, or run the route in the engine, which mixes all methods."
+        )
+    return kept
 
 
 def mixture_rank(parts: _Parts) -> int:

@@ -235,6 +235,9 @@ class Engine:
     ) -> Any:
         """Continue every row under its own route, by transformers' `generate`.
 
+        A base with a state in place of a cache (Mamba) reads padding where an adapter adds a bias, as it does in PEFT:
+        rows of different lengths go to a `batcher`, which pads none.
+
         Args:
             input_ids: (rows, T), int64.
             attention_mask: (rows, T), as in `forward`. Rows are padded on the left before they are continued.

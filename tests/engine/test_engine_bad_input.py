@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from hashlib import sha256
 
 import pytest
 import torch
 from engine_peft import BASES, engine_of, make_adapters, texts
+from safetensors.torch import load_file, save_file
 from transformers import RobertaConfig, RobertaModel
 
-from adapterhub.adapter import content_hash
+from adapterhub.adapter import content_hash, describe_base
 from adapterhub.engine import Engine
+from adapterhub.engine._site import Site
 from adapterhub.errors import CapacityError, IncompatibleAdapterError, InputError, IntegrityError
 from adapterhub.route import Route
 
@@ -26,6 +30,7 @@ def engine(adapters):
         yield engine
 
 
+FILES = ("adapter_config.json", "adapter_model.safetensors")
 CALLS = ("forward", "hidden", "generate")
 
 
@@ -175,6 +180,59 @@ def test_a_name_is_bound_to_its_bytes(adapters, tmp_path, host_bytes):
     mine, peer = (engine.forward(ids, mask, [Route.to(name)])[0] for name in ("changing", "wide"))
     torch.testing.assert_close(mine, peer, atol=1e-6, rtol=0)
     engine.close()
+
+
+def spoil(fault, folder, monkeypatch):
+    """What goes wrong with an adapter between its listing and its use, and the error that tells of it."""
+    if fault == "removed":
+        shutil.rmtree(folder)
+        return IntegrityError, "An adapter is a folder"
+    if fault == "not a number":
+        tensors = load_file(folder / "adapter_model.safetensors")
+        next(iter(tensors.values()))[0, 0] = float("nan")
+        save_file(tensors, folder / "adapter_model.safetensors")
+        (folder / "adapterhub.json").unlink()
+        seal_anyway(folder)
+        return IncompatibleAdapterError, "NaN"
+    write = Site.write
+
+    def half_way(self, name, start, delta):
+        if name == "spoiled" and "1" in self.name:
+            raise MemoryError("no more memory")
+        write(self, name, start, delta)
+
+    monkeypatch.setattr(Site, "write", half_way)
+    return MemoryError, "no more memory"
+
+
+def seal_anyway(folder):
+    """A seal that fits the files, as a careless publisher would write it."""
+    files = {name: sha256((folder / name).read_bytes()).hexdigest() for name in FILES}
+    record = {"format": 1, "base_model": "tests/llama", "fingerprint": describe_base(BASES["llama"]()).fingerprint}
+    (folder / "adapterhub.json").write_text(json.dumps(record | {"files": files}))
+
+
+@pytest.mark.parametrize("fault", ["removed", "not a number", "half way"])
+def test_an_adapter_that_goes_bad_fails_alone(engine, adapters, tmp_path, monkeypatch, fault):
+    prompt = texts(1, 5)[0][0]
+    expected = engine.generate(*texts(1, 5), [Route.to("small")], max_new_tokens=12, min_new_tokens=12)
+    folder = shutil.copytree(adapters["wide"], tmp_path / "spoiled")
+    engine.add("spoiled", folder)
+    error, message = spoil(fault, folder, monkeypatch)
+    ranks, loaded = engine.stats.arena_bytes, engine.loaded
+    for _ in range(2):
+        with pytest.raises(error, match=message):
+            engine.forward(*texts(2, 5), [Route.to("spoiled"), Route.to("small")])
+    assert (engine.stats.arena_bytes, engine.loaded) == (ranks, loaded)
+    with engine.batcher() as batcher:
+        good, bad = (
+            batcher.submit(prompt, Route.to(name), max_new_tokens=12, min_new_tokens=12)
+            for name in ("small", "spoiled")
+        )
+        assert good.result(30) == expected.sequences[0, 5:].tolist()
+        with pytest.raises(error, match=message):
+            bad.result(30)
+    assert (engine.stats.arena_bytes, engine.loaded) == (ranks, loaded)
 
 
 def test_a_name_that_is_added_again_is_replaced(engine, adapters):

@@ -103,10 +103,8 @@ def _attention_works(full: bool) -> tuple[Work, ...]:
         Work("decode", 64, 1, 64, bound=1.25),
         Work("prefill", 16, bound=1.12),
         Work("prefill", 16, 3, bound=1.20),
-        Work("generate", 1),
         Work("generate", 4),
         Work("generate", 16),
-        Work("generate", 16, 4),
     )
 
 
@@ -122,9 +120,7 @@ def _seven_works(full: bool) -> tuple[Work, ...]:
         Work("decode", 64, 1, 64, bound=1.25),
         Work("prefill", 16, bound=1.12),
         Work("prefill", 16, 3, bound=1.20),
-        Work("generate", 4),
         Work("generate", 16),
-        Work("generate", 16, 3),
     )
 
 

@@ -36,7 +36,7 @@ from benchmarks._cases import Group, Work, groups
 from benchmarks._measure import BASE, CLOCKS, Case, Spread, bandwidth, interleaved, matmul_rate, ratios
 from benchmarks._models import MODEL_ID, linear_widths, twin
 from benchmarks._peers import GATE_TOKENS, Asked, ask
-from benchmarks._rivals import PLANS, Inputs, Peft, Planned
+from benchmarks._rivals import PLANS, Inputs, Kind, Peft, Planned
 from benchmarks.report import Target, arguments, save
 
 QUESTION = "What does a batch of mixed adapters cost, beside the bare base and its peers?"
@@ -48,7 +48,7 @@ Row = dict[str, object]
 
 def main() -> None:
     args = arguments(QUESTION)
-    repeats = 9 if args.full else 5
+    repeats = 5
     rows: list[Row] = []
     targets: list[Target] = []
     planner: list[tuple[float, str]] = []
@@ -106,13 +106,15 @@ class _Group:
         routes = work.routes(list(self.folders))
         inputs = Inputs(self.base, work, self.group.new_tokens)
         uses = 1 if work.kind == "prefill" else self.group.new_tokens
-        planned = {plan: Planned(self.engine, routes, plan, uses) for plan in (None, *PLANS)}
+        plans = _plans(work)
+        planned = {plan: Planned(self.engine, routes, plan, uses) for plan in (None, *plans)}
         peft = self._peft_of(max(16, work.distinct))
         names = peft.names(routes)
         self._gate(work, inputs, planned, peft, names)
         cases = {BASE: inputs.timed(self.base), ENGINE: planned[None].case(inputs)}
-        cases |= {plan: planned[plan].case(inputs) for plan in PLANS}
-        cases[MIXED if work.k == 1 else MERGED] = inputs.timed(peft.model, adapter_names=names)
+        cases |= {plan: planned[plan].case(inputs) for plan in plans}
+        if work.k == 1 or work.kind == "decode":
+            cases[MIXED if work.k == 1 else MERGED] = inputs.timed(peft.model, adapter_names=names)
         if work.loop:
             cases[LOOP] = peft.loop(inputs, names)
         self._note(work, cases, routes)
@@ -176,9 +178,10 @@ class _Group:
         case = self._name(work)
         found = {clock: interleaved(cases, self.repeats, clock) for clock in CLOCKS}
         for clock, times in found.items():
-            beside = {plan: ratios(times, ENGINE, plan).median for plan in PLANS}
-            worst = max(beside, key=lambda plan: beside[plan])
-            self.planner.append((beside[worst], f"{case}, {clock}, beside {worst}"))
+            beside = {plan: ratios(times, ENGINE, plan).median for plan in _plans(work)}
+            if beside:
+                worst = max(beside, key=lambda plan: beside[plan])
+                self.planner.append((beside[worst], f"{case}, {clock}, beside {worst}"))
             self.rows.setdefault(case, {})[clock] = self._row(work, clock, times, routes)
         times = found["cpu"]
         if work.bound is not None:
@@ -221,6 +224,13 @@ class _Group:
         size = sum(ranks[name] for name in used) * width * self.group.setting.dtype.itemsize
         work_done = 2 * work.tokens * width * sum(ranks[name] for route in routes for name in route.adapters)
         return size / self.measured["bytes a second"], work_done / rate
+
+
+def _plans(work: Work) -> tuple[Kind, ...]:
+    """The single plans that a case is timed under: a generation is its steps, and blocks hold one token a row."""
+    if work.kind == "generate":
+        return ()
+    return PLANS if work.kind == "decode" else tuple(plan for plan in PLANS if plan != "blocked")
 
 
 def _columns(peer: str) -> tuple[str, str]:

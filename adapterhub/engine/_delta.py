@@ -68,11 +68,20 @@ class Folded:
     @cached_property
     def nbytes(self) -> int:
         """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self._tensors())
+
+    @property
+    def held_nbytes(self) -> int:
+        """Bytes of the memory that the tensors are views on."""
+        storages = (tensor.untyped_storage() for tensor in self._tensors())
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+    def _tensors(self) -> list[torch.Tensor]:
         parts: list[object] = [self.head]
         for delta in self.deltas.values():
             parts += [delta.low, delta.gain, delta]
         values = [value for part in parts if part is not None for value in vars(part).values()]
-        return sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+        return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 def fold(adapter: Adapter, module: Callable[[str], nn.Module]) -> Folded:

@@ -121,9 +121,12 @@ def test_a_method_of_any_rank_equals_peft(kind, name):
     def check(rank, case):
         with tempfile.TemporaryDirectory() as root:
             folders = make_methods(kind, Path(root), [name], rank=rank)
+            case = to_one(name, case)
             with engine_of(kind, folders) as engine:
-                mine = run(engine, to_one(name, case), kind=kind)
-            assert distance(mine, peft(kind, reference(kind, folders[name]), case)) < 1e-5
+                mine = run(engine, case, kind=kind)
+            same = distance(mine, peft(kind, reference(kind, folders[name]), case)) < 1e-5
+            # A large rsLoRA scale in Mamba: PEFT's own float32 is farther than that from float64.
+            assert same or is_the_sum(kind, {name: read_adapter(folders[name], engine.base)}, case, mine)
 
     check()
 

@@ -22,7 +22,7 @@ from adapterhub.engine._batch import check_batch, check_new_tokens
 from adapterhub.engine._decoding import decoding
 from adapterhub.engine._heads import check_headless, first_heads
 from adapterhub.engine._requests import Generation, Request
-from adapterhub.engine._rows import Prefilled, Rows, generate_alone
+from adapterhub.engine._rows import Prefilled, RunningRows, generate_alone
 from adapterhub.engine._scheduler import Scheduler
 from adapterhub.engine._tiers import Tiers
 from adapterhub.errors import CapacityError, InputError
@@ -47,7 +47,7 @@ class Batcher:
         tiers: Where adapters come from.
         arena: Where they run.
         backbone: The base.
-        max_rows: Rows that decode together at most.
+        max_rows: RunningRows that decode together at most.
         max_waiting: Requests that wait at most; None for any number.
         prefill_tokens: Prompt tokens, padding included, that are read between two steps at most; a longer prompt is
             read alone.
@@ -69,7 +69,7 @@ class Batcher:
         _check_numbers(max_rows=max_rows, max_waiting=max_waiting, prefill_tokens=prefill_tokens)
         self._tiers, self._arena, self._backbone = tiers, arena, backbone
         self._max_rows, self._max_waiting = max_rows, max_waiting
-        self._rows = Rows(backbone.model, arena)
+        self._rows = RunningRows(backbone.model, arena)
         self._scheduler: Scheduler[Request] = Scheduler(prefill_tokens=prefill_tokens, patience=max_rows)
         self._hidden = int(backbone.model.get_input_embeddings().weight.shape[1])
         self._live: list[Request] = []  # admitted, with a lease

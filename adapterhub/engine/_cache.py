@@ -15,10 +15,10 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, Li
 
 from adapterhub.errors import InputError
 
-__all__ = ["Part", "check_cache", "gather", "is_masked", "is_recurrent"]
+__all__ = ["CachedRows", "check_cache", "gather", "is_masked", "is_recurrent"]
 
 
-class Part(NamedTuple):
+class CachedRows(NamedTuple):
     """Some rows of a cache.
 
     Args:
@@ -32,7 +32,7 @@ class Part(NamedTuple):
     length: int
 
 
-def gather(parts: Sequence[Part], length: int) -> DynamicCache:
+def gather(parts: Sequence[CachedRows], length: int) -> DynamicCache:
     """One cache of the wanted rows of several, in order, aligned on the right.
 
     Columns are added on the left (zeros, which the mask hides) or cut off there, so joining, leaving and trimming are

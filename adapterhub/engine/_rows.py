@@ -11,17 +11,17 @@ import torch
 from transformers import DynamicCache, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from adapterhub.engine._arena import Arena
-from adapterhub.engine._cache import Part, check_cache, gather, is_masked, is_recurrent
+from adapterhub.engine._cache import CachedRows, check_cache, gather, is_masked, is_recurrent
 from adapterhub.engine._plan import Plan
 from adapterhub.engine._requests import Request
 from adapterhub.errors import InputError
 
-__all__ = ["Prefilled", "Rows", "generate_alone"]
+__all__ = ["Prefilled", "RunningRows", "generate_alone"]
 
 
 @dataclass(frozen=True)
 class Prefilled:
-    """Rows that were read together.
+    """RunningRows that were read together.
 
     Args:
         requests: One a row.
@@ -36,8 +36,8 @@ class Prefilled:
     width: int
 
 
-class Rows:
-    """Rows that decode together, each at its own position, under one plan.
+class RunningRows:
+    """RunningRows that decode together, each at its own position, under one plan.
 
     Args:
         model: The base.
@@ -72,7 +72,7 @@ class Rows:
         for members, cache, length in groups:
             rows = [row for row, request in enumerate(members) if not request.done]
             if rows and cache is not None:
-                parts.append(Part(cache, rows, length))
+                parts.append(CachedRows(cache, rows, length))
                 requests += [members[row] for row in rows]
         self.clear()
         if not requests:

@@ -10,7 +10,7 @@ from conftest import tiny_llama
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, StaticCache
 
-from adapterhub.engine._cache import Part, SpacedLayer, check_cache, gather
+from adapterhub.engine._cache import CachedRows, SpacedLayer, check_cache, gather
 from adapterhub.errors import InputError
 
 WINDOW = 5
@@ -52,12 +52,12 @@ def test_rows_come_and_go_and_grow(kind, seed):
     cache, width = cache_of(rows, kind)
     for _ in range(8):
         stay = [index for index in range(len(rows)) if rng.random() < 0.7] or [0]
-        parts, rows = [Part(cache, stay, width)], [rows[index] for index in stay]
+        parts, rows = [CachedRows(cache, stay, width)], [rows[index] for index in stay]
         for _ in range(rng.randint(0, 2)):
             new = [row_states(rng, rng.randint(1, 12)) for _ in range(rng.randint(1, 3))]
             wanted = sorted(rng.sample(range(len(new)), rng.randint(1, len(new))))
             other, other_width = cache_of(new, kind)
-            parts.append(Part(other, wanted, other_width))
+            parts.append(CachedRows(other, wanted, other_width))
             rows += [new[index] for index in wanted]
         width = max(row.shape[2] for row in rows)
         cache = gather(parts, width)
@@ -77,7 +77,7 @@ def test_padding_that_is_added_is_finite():
     rng = random.Random(0)
     short, width = cache_of([row_states(rng, 2)], DynamicLayer)
     long, other = cache_of([row_states(rng, 9)], DynamicLayer)
-    keys = gather([Part(short, [0], width), Part(long, [0], other)], 9).layers[0].keys
+    keys = gather([CachedRows(short, [0], width), CachedRows(long, [0], other)], 9).layers[0].keys
     assert keys.isfinite().all()
 
 

@@ -14,7 +14,7 @@ from engine_batching import Gate, Note, alone, prompts
 from engine_peft import engine_of, make_adapters
 from transformers import LogitsProcessor, LogitsProcessorList
 
-from adapterhub.engine._rows import Rows
+from adapterhub.engine._rows import RunningRows
 from adapterhub.errors import CapacityError, InputError, IntegrityError
 from adapterhub.route import Route
 
@@ -212,7 +212,7 @@ def test_a_prompt_that_cannot_be_read_fails_alone(engine, rows, monkeypatch):
 
 
 def test_a_step_that_fails_ends_the_running_rows_and_the_batcher_goes_on(engine, rows, monkeypatch):
-    step, failed = Rows.step, threading.Event()
+    step, failed = RunningRows.step, threading.Event()
 
     def breaking(self, tokens):
         if len(tokens) == 2 and not failed.is_set():
@@ -220,7 +220,7 @@ def test_a_step_that_fails_ends_the_running_rows_and_the_batcher_goes_on(engine,
             raise RuntimeError("no more memory")
         return step(self, tokens)
 
-    monkeypatch.setattr(Rows, "step", breaking)
+    monkeypatch.setattr(RunningRows, "step", breaking)
     gate = Gate()
     engine.load("wide")  # or the first row might end while it is being loaded
     with engine.batcher(max_rows=2) as batcher:

@@ -10,7 +10,7 @@ from engine_batching import prompts
 from engine_peft import BASES, engine_of
 
 from adapterhub.engine import Engine
-from adapterhub.engine._rows import Rows
+from adapterhub.engine._rows import RunningRows
 from adapterhub.errors import InputError
 from adapterhub.route import Route
 
@@ -63,11 +63,11 @@ def test_numbers_that_cannot_be_are_refused(engine, options):
 @pytest.mark.parametrize("kind", ["t5", "bert"])
 def test_a_base_whose_rows_cannot_join_says_what_to_call_instead(kind):
     with Engine(BASES[kind](), model_id="tests/base") as engine, pytest.raises(InputError, match="LM head"):
-        Rows(engine.model, engine._arena)
+        RunningRows(engine.model, engine._arena)
 
 
 def test_chunked_attention_is_refused(engine):
     model = tiny_llama()
     model.config.attention_chunk_size = 8
     with pytest.raises(InputError, match=r"chunked attention.*Engine\.generate"):
-        Rows(model, engine._arena)
+        RunningRows(model, engine._arena)

@@ -37,8 +37,8 @@ class Inputs:
         self.options = {"do_sample": False, "eos_token_id": None, "max_new_tokens": new_tokens}
         self.options["min_new_tokens"] = new_tokens
         parameters = sum(weight.numel() for weight in model.parameters())
-        # Enough steps for a sample of some tens of milliseconds.
-        self.steps = max(1, min(10, 50_000_000 // parameters)) if work.kind == "decode" else 1
+        # Enough steps for a sample of some hundred milliseconds.
+        self.steps = max(3, min(10, 50_000_000 // parameters)) if work.kind == "decode" else 1
         self._model, self._work = model, work
 
     def timed(

@@ -77,10 +77,7 @@ class Dense:
         h = functional.embedding(z, self._down.T) if self._rows.tokens else functional.linear(z, self._down, self._bias)
         if self._rows.activation is not None:
             h = self._rows.activation(h)
-        if self._gates is not None:
-            h = (h * self._gates).to(h.dtype)
-        # 0 · inf is NaN: an adapter that overflows must not reach rows that do not use it.
-        return [h if self._idle is None else h.masked_fill(self._idle, 0)]
+        return [_gated(h, self._gates, self._idle)]
 
     def add(self, total: torch.Tensor, hidden: list[torch.Tensor]) -> None:
         alpha = 1.0 if self._alpha is None else self._alpha
@@ -146,14 +143,13 @@ class Blocked:
     def hidden(self, z: torch.Tensor) -> list[torch.Tensor]:
         blocks = self._blocks
         z = self._layout.paired(z, self._down.dtype)
-        h = torch.bmm(self._down, z.mT).mT  # faster than `z · downᵀ` for few rows a block
+        # Measured for few rows a block: this way round is faster up to a width of about 1,024, the other above it.
+        h = torch.bmm(z, self._down.mT) if z.shape[-1] > 1024 else torch.bmm(self._down, z.mT).mT
         if self._bias is not None:
             h = h + self._bias
         if self._activation is not None:
             h = self._activation(h)
-        if blocks.gates is not None:
-            h = (h * blocks.gates).to(h.dtype)
-        return [h if blocks.idle is None else h.masked_fill(blocks.idle, 0)]
+        return [_gated(h, blocks.gates, blocks.idle)]
 
     def add(self, total: torch.Tensor, hidden: list[torch.Tensor]) -> None:
         found = torch.bmm(hidden[0], self._up).flatten(0, 1)
@@ -187,6 +183,19 @@ class Segmented:
     def add(self, total: torch.Tensor, hidden: list[torch.Tensor]) -> None:
         for (span, _, up, _, gate), h in zip(self._parts, hidden, strict=True):
             total[span].flatten(0, 1).addmm_(h, up, alpha=gate)
+
+
+def _gated(h: torch.Tensor, gates: torch.Tensor | None, idle: torch.Tensor | None) -> torch.Tensor:
+    """Activations times gates, zero where idle: 0 · inf is NaN, and must not reach rows that do not use an adapter.
+
+    In place, a third of the time at one token a row, where autograd does not need them.
+    """
+    if torch.is_grad_enabled():
+        h = h if gates is None else (h * gates).to(h.dtype)
+        return h if idle is None else h.masked_fill(idle, 0)
+    if gates is not None:
+        h.mul_(gates)
+    return h if idle is None else h.masked_fill_(idle, 0)
 
 
 def _joined(rows: torch.Tensor, runs: list[tuple[int, int]]) -> torch.Tensor:

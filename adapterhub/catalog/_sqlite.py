@@ -2,286 +2,298 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from sqlite3 import Connection
 
-import numpy as np
-from numpy.typing import NDArray
-
-from adapterhub.catalog._records import Changes, TaskRecord, TaskVectors
-from adapterhub.errors import InputError, IntegrityError, TaskNotFoundError, did_you_mean
+from adapterhub.catalog import _heard as heard
+from adapterhub.catalog import _read as read
+from adapterhub.catalog import _scope as scopes
+from adapterhub.catalog import _write as write
+from adapterhub.catalog._checks import check, check_vectors
+from adapterhub.catalog._connections import Connections
+from adapterhub.catalog._fsck import copy, faults_of, mend
+from adapterhub.catalog._packed import pack
+from adapterhub.catalog._records import (
+    Changes,
+    Ids,
+    Scope,
+    TaskRecord,
+    TaskVectors,
+    TaskVersion,
+    VectorBlock,
+    VectorChanges,
+)
+from adapterhub.catalog._salvage import salvage
+from adapterhub.catalog._schema import file_faults
+from adapterhub.errors import AdapterHubError, InputError
 
 __all__ = ["SqliteCatalog"]
-
-_FORMAT = 1
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS task (
-    name TEXT PRIMARY KEY, version TEXT, sha256 TEXT, card TEXT NOT NULL, content_hash TEXT NOT NULL,
-    source TEXT NOT NULL, seq INTEGER NOT NULL, status TEXT NOT NULL CHECK (status IN ('active', 'retired'))
-);
-CREATE INDEX IF NOT EXISTS task_seq ON task (seq);
-CREATE TABLE IF NOT EXISTS version (
-    name TEXT NOT NULL, version TEXT NOT NULL, sha256 TEXT, seq INTEGER NOT NULL, PRIMARY KEY (name, version)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tombstone (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS vector (
-    encoder TEXT NOT NULL, content_hash TEXT NOT NULL, count INTEGER NOT NULL,
-    total BLOB NOT NULL, description BLOB, examples BLOB NOT NULL, PRIMARY KEY (encoder, content_hash)
-);
-"""
-_COLUMNS = "name, version, sha256, card, content_hash, source, seq, status"
-# A subtree is a range of names: `0` follows `/`. LIKE could not use the index.
-_UNDER = "status = 'active' AND (:p = '' OR name = :p OR (name >= :p || '/' AND name < :p || '0'))"
 
 
 class SqliteCatalog:
     """A `Catalog` in one SQLite file, safe for several processes and threads.
 
-    Each call opens the file anew, so that it may be deleted between two calls (it is derived) and an object may be
-    used after a fork. A commit has reached the disk when its call returns.
+    Connections are kept open between calls. The file may be deleted or replaced at any time that no one writes, and an
+    object may be used after a fork. A commit has reached the disk when its call returns.
 
     Args:
         path: The file; it is made at the first use, its folder is not.
+        derived: Whether the file may be thrown away: one of another format, or a damaged one, is then deleted and
+            made again, empty, for its owner to fill.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, derived: bool = False) -> None:
+        self.path, self.derived = Path(path), derived
+        self._connections = Connections(self.path, derived)
+
+    def __repr__(self) -> str:
+        return f"SqliteCatalog({str(self.path)!r})"
+
+    @property
+    def url(self) -> str:
+        """Where the tables are, for messages."""
+        return f"sqlite:///{self.path}"
 
     @property
     def seq(self) -> int:
         """Number of the newest commit; 0 for an empty catalogue."""
-        with self._open() as connection:
-            return _seq(connection)
+        with self._connections.reading() as connection:
+            return int(connection.execute("SELECT seq FROM meta").fetchone()[0])
 
-    def put(self, records: Sequence[TaskRecord]) -> int:
-        """Write rows in one commit, replacing rows of the same names.
+    @property
+    def encoder(self) -> str | None:
+        """Fingerprint of the encoder that the catalogue is bound to, or None while it is bound to none."""
+        with self._connections.reading() as connection:
+            return heard.bound_to(connection, self.url).encoder
+
+    def close(self) -> None:
+        """Close the files; the next call opens them again."""
+        self._connections.close()
+
+    def discard(self) -> None:
+        """Delete a derived file; the next call makes it again, empty.
+
+        Raises:
+            InputError: If it is not derived.
+        """
+        if not self.derived:
+            raise InputError(f"A catalogue is deleted where it is derived. Found {self.url}. Delete the file by hand.")
+        with self._connections.alone():
+            self._connections.discard()
+
+    def bind(self, encoder: str) -> int:
+        """Bind the catalogue to an encoder, and drop the vectors of others; returns the commit's number."""
+        with self._connections.writing() as connection:
+            seq = write.next_seq(connection)
+            heard.rebind(connection, seq, encoder)
+        return seq
+
+    def put(self, records: Sequence[TaskRecord], *, encoder: str = "", vectors: Sequence[TaskVectors] = ()) -> int:
+        """Write rows in one commit, replacing rows of the same names, and vectors for some of them.
 
         Args:
-            records: The rows; their `seq` is set here.
+            records: Rows of different names; their `seq` and `id` are set here.
+            encoder: Fingerprint of the encoder of the vectors.
+            vectors: Vectors of some of the rows, of the content that the row has now.
 
         Returns:
             The commit's number.
+
+        Raises:
+            InputError: If a row or vector breaks its rule, or the catalogue is bound to another encoder. The message
+                lists every fault, and nothing is written.
         """
-        with self._writing() as connection:
-            seq = _next(connection)
-            for record in records:
-                row = (record.name, record.version, record.sha256, record.card, record.content_hash, record.source)
-                connection.execute(
-                    f"INSERT OR REPLACE INTO task ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (*row, seq, record.status),
-                )
-                connection.execute("DELETE FROM tombstone WHERE name = ?", (record.name,))
-                if record.version is not None:
-                    connection.execute("INSERT OR REPLACE INTO version VALUES (?, ?, ?, ?)", (*row[:3], seq))
+        if vectors and not encoder:
+            raise InputError("Vectors are stored with the fingerprint of their encoder. Found none. Give `encoder`.")
+        check(records, vectors)
+        packed = {item.name: one for item, one in zip(vectors, pack(vectors), strict=True)}
+        with self._connections.writing() as connection:
+            seq = write.next_seq(connection)
+            if encoder:
+                heard.bind(connection, self.url, seq, encoder, vectors)
+            write.write(connection, seq, records, packed)
         return seq
 
     def get(self, name: str) -> TaskRecord | None:
-        """One row, active or retired, or None.
+        """One row, active or retired, or None."""
+        with self._connections.reading() as connection:
+            found = read.fetch(connection, "task.name", [name])
+        return found[0] if found else None
+
+    def count(self, under: str = "") -> int:
+        """Number of the active tasks at and below a branch."""
+        with self._snapshot() as connection:
+            return scopes.count(connection, under)
+
+    def names(self, under: str = "", *, after: str = "", limit: int | None = None) -> list[str]:
+        """Sorted names of the active tasks at and below a branch, those behind `after` only, at most `limit`."""
+        with self._snapshot() as connection:
+            return scopes.names(connection, under, after, limit)
+
+    def records(
+        self, under: str = "", *, after: str = "", limit: int | None = None, retired: bool = False
+    ) -> list[TaskRecord]:
+        """The same as rows; of the retired tasks instead of the active ones if so asked."""
+        with self._snapshot() as connection:
+            return read.listed(connection, scopes.ranges(under, after), limit, retired=retired)
+
+    def children(self, under: str = "") -> list[tuple[str, int]]:
+        """The next level below a branch, sorted: each full name with its number of active tasks at and below it."""
+        with self._snapshot() as connection:
+            return scopes.children(connection, under)
+
+    def ids(self, scope: Scope) -> Ids:
+        """Numbers of the tasks of a scope, ascending."""
+        with self._snapshot() as connection:
+            return scopes.scope_ids(connection, scope)
+
+    def names_of(self, ids: Ids) -> list[str]:
+        """The name of each number, in the order given.
 
         Args:
-            name: The task's name.
+            ids: Numbers of tasks, active or retired.
+
+        Raises:
+            InputError: If there is no task of a number.
         """
-        with self._open() as connection:
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM task WHERE name = ?", (name,)).fetchall()
-        return TaskRecord(*rows[0]) if rows else None
+        with self._snapshot() as connection:
+            return scopes.names_of(connection, ids)
 
-    def names(self, prefix: str = "") -> list[str]:
-        """Sorted names of the active tasks at and below a branch.
+    def retire(self, names: Collection[str]) -> int:
+        """Retire tasks in one commit; returns its number. An unknown name is a TaskNotFoundError."""
+        with self._connections.writing() as connection:
+            seq = write.next_seq(connection)
+            write.set_status(connection, seq, names, "retired")
+        return seq
 
-        Args:
-            prefix: The branch; empty for the whole tree.
-        """
-        with self._open() as connection:
-            rows = connection.execute(f"SELECT name FROM task WHERE {_UNDER} ORDER BY name", {"p": prefix})
-            return [str(name) for (name,) in rows]
-
-    def records(self, prefix: str = "") -> list[TaskRecord]:
-        """The active tasks at and below a branch, in the names' order.
-
-        Args:
-            prefix: The branch; empty for the whole tree.
-        """
-        with self._open() as connection:
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM task WHERE {_UNDER} ORDER BY name", {"p": prefix})
-            return [TaskRecord(*row) for row in rows]
+    def restore(self, names: Collection[str]) -> int:
+        """Make retired tasks active again in one commit; returns its number. An unknown name is an error."""
+        with self._connections.writing() as connection:
+            seq = write.next_seq(connection)
+            write.set_status(connection, seq, names, "active")
+        return seq
 
     def delete(self, names: Collection[str]) -> int:
-        """Delete rows in one commit, leaving tombstones.
+        """Delete rows in one commit, leaving tombstones; returns its number. An unknown name is an error."""
+        with self._connections.writing() as connection:
+            seq = write.next_seq(connection)
+            write.remove(connection, seq, names)
+        return seq
+
+    def versions(self, name: str) -> list[TaskVersion]:
+        """Every adapter the task has had, oldest first."""
+        with self._connections.reading() as connection:
+            return read.versions(connection, name)
+
+    def changes(self, since: int) -> Changes:
+        """Rows and tombstones of all commits after `since`."""
+        with self._snapshot() as connection:
+            return read.changes(connection, since)
+
+    def put_vectors(self, encoder: str, vectors: Sequence[TaskVectors]) -> int:
+        """Store vectors of those tasks whose content is still the one that was encoded, in one commit.
 
         Args:
-            names: Names of tasks that are there.
+            encoder: The encoder's fingerprint.
+            vectors: The vectors, by the task's name and the content's hash.
 
         Returns:
             The commit's number.
 
         Raises:
-            TaskNotFoundError: If one of them is not there; then none is deleted.
+            InputError: If vectors break their rule, or the catalogue is bound to another encoder; then nothing is
+                stored.
         """
-        with self._writing() as connection:
-            seq = _next(connection)
-            for name in names:
-                if connection.execute("SELECT 1 FROM task WHERE name = ?", (name,)).fetchone() is None:
-                    known = [str(other) for (other,) in connection.execute("SELECT name FROM task")]
-                    raise TaskNotFoundError(f"No task {name!r} in the catalogue.{did_you_mean(name, known)}")
-            for name in names:
-                connection.execute("DELETE FROM task WHERE name = ?", (name,))
-                connection.execute("DELETE FROM version WHERE name = ?", (name,))
-                connection.execute("INSERT OR REPLACE INTO tombstone VALUES (?, ?)", (name, seq))
+        check_vectors(vectors)
+        hashes = [item.content_hash for item in vectors]
+        packed = {item.name: pair for item, pair in zip(vectors, zip(hashes, pack(vectors), strict=True), strict=True)}
+        with self._connections.writing() as connection:
+            seq = write.next_seq(connection)
+            heard.bind(connection, self.url, seq, encoder, vectors)
+            write.hear(connection, seq, packed)
         return seq
 
-    def versions(self, name: str) -> list[tuple[str, str | None]]:
-        """Every adapter the task has had, oldest first, with its content hash.
+    def missing(self, encoder: str, limit: int | None = None) -> list[TaskRecord]:
+        """Active tasks whose content has no vectors of that encoder, in the names' order, at most `limit`."""
+        with self._snapshot() as connection:
+            heard.bound_to(connection, self.url, encoder)
+            return heard.missing(connection, limit)
 
-        Args:
-            name: The task's name.
-        """
-        with self._open() as connection:
-            rows = connection.execute("SELECT version, sha256 FROM version WHERE name = ? ORDER BY seq", (name,))
-            return [(str(version), sha256) for version, sha256 in rows]
+    def vectors(self, encoder: str, ids: Ids | None = None) -> list[TaskVectors]:
+        """Vectors with their examples of all active tasks that have them, or of those among `ids`, by name."""
+        with self._snapshot() as connection:
+            bound = heard.bound_to(connection, self.url, encoder)
+            return heard.vectors(connection, bound.dimension or 0, ids)
 
-    def changes(self, since: int) -> Changes:
-        """Rows and tombstones of all commits after a given one.
+    def blocks(self, encoder: str, ids: Ids | None = None, size: int = 8192) -> Iterator[VectorBlock]:
+        """Vectors of all routable tasks that have them, ascending by number.
 
-        Args:
-            since: Number of a commit; 0 for everything.
-        """
-        with self._open() as connection:
-            connection.execute("BEGIN")  # one snapshot for the three questions
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM task WHERE seq > ? ORDER BY seq, name", (since,))
-            records = tuple(TaskRecord(*row) for row in rows)
-            gone = connection.execute("SELECT name FROM tombstone WHERE seq > ? ORDER BY seq, name", (since,))
-            return Changes(_seq(connection), records, tuple(str(name) for (name,) in gone))
-
-    def put_vectors(self, encoder: str, vectors: Mapping[str, TaskVectors]) -> None:
-        """Store vectors of one encoder by content hash; a hash already there is kept.
+        Each block is read by itself, so that no writer waits for a slow reader. Whoever keeps rows reads `seq` first,
+        and then the changes since: a block holds each row as it was then or later.
 
         Args:
             encoder: The encoder's fingerprint.
-            vectors: Vectors by content hash; their names are not stored.
+            ids: Only those of these numbers.
+            size: Most tasks in a block.
+        """
+        if size < 1:
+            raise InputError(f"A block has at least 1 row. Found size={size}. Raise it.")
+        return heard.blocks(self._connections, self.url, encoder, ids, size)
+
+    def vector_changes(self, encoder: str, since: int) -> VectorChanges:
+        """Which rows of an index over an encoder's vectors are out of date."""
+        with self._snapshot() as connection:
+            return heard.vector_changes(connection, heard.bound_to(connection, self.url, encoder), since)
+
+    def verify(self) -> list[str]:
+        """Every fault found in the file and its tables; nothing is raised, and nothing is changed."""
+        found: list[str] = []
+        self.close()  # what an open connection remembers of the file is not what lies on the disk
+        try:
+            with self._snapshot() as connection:
+                found += [f"The file is damaged: {fault}. Run `adapterhub fsck`." for fault in file_faults(connection)]
+                found += faults_of(connection)
+        except AdapterHubError as error:
+            found.append(str(error))
+        return found
+
+    def repair(self) -> list[str]:
+        """Repair what can be repaired.
+
+        Of a damaged file a new one is made with every row that can still be read; the damaged one stays beside it.
+        Rows that contradict each other are settled: what belongs to nothing goes, counters are raised, vectors that
+        are not as they were written go and are encoded again, and rows of tasks that are not as they were written are
+        kept in a file beside the catalogue.
+
+        Returns:
+            What was done, and what was lost.
 
         Raises:
-            InputError: If shapes do not agree or a number is not finite; then nothing is stored.
+            IntegrityError: If the file is not a catalogue, or cannot be written to.
         """
-        for key, item in vectors.items():
-            _check(key, item)
-        rows = [
-            (encoder, key, item.count, _bytes(item.total), _bytes(item.description), _bytes(item.examples))
-            for key, item in vectors.items()
-        ]
-        with self._writing() as connection:
-            connection.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?, ?, ?, ?, ?)", rows)
+        report: list[str] = []
+        self.close()
+        if self._connections.damaged():
+            report += salvage(self._connections)
+        with self._connections.writing() as connection:
+            return report + mend(connection, self.path.with_name(self.path.name + ".lost.jsonl"))
 
-    def missing(self, encoder: str) -> list[TaskRecord]:
-        """Active tasks whose content has no vectors of an encoder.
+    def backup(self, path: str | Path) -> None:
+        """Copy the catalogue as it is at this moment, while others read and write.
 
         Args:
-            encoder: The encoder's fingerprint.
-        """
-        sql = f"""SELECT {_COLUMNS} FROM task WHERE status = 'active' AND NOT EXISTS (
-            SELECT 1 FROM vector WHERE encoder = ? AND vector.content_hash = task.content_hash) ORDER BY name"""
-        with self._open() as connection:
-            return [TaskRecord(*row) for row in connection.execute(sql, (encoder,))]
+            path: The new file.
 
-    def vectors(self, encoder: str) -> list[TaskVectors]:
-        """Vectors of every active task that has them, in the names' order.
-
-        Args:
-            encoder: The encoder's fingerprint.
+        Raises:
+            InputError: If it is there already.
         """
-        sql = """SELECT name, count, total, description, examples FROM task JOIN vector
-            ON vector.content_hash = task.content_hash AND encoder = ? WHERE status = 'active' ORDER BY name"""
-        with self._open() as connection:
-            return [_vectors(*row) for row in connection.execute(sql, (encoder,))]
+        with self._connections.reading() as connection:
+            copy(connection, Path(path))
 
     @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self.path, timeout=30, isolation_level=None)) as connection:
-                _prepare(connection)
-                yield connection
-        except sqlite3.OperationalError as error:
-            raise IntegrityError(f"The catalogue {self.path} cannot be used: {error}. Check the folder.") from error
-        except sqlite3.DatabaseError as error:
-            text = f"The catalogue {self.path} is damaged: {error}. Delete it: it is made again from the cards."
-            raise IntegrityError(text) from error
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._open() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA synchronous = FULL")
-    if connection.execute("PRAGMA user_version").fetchone()[0] == _FORMAT:
-        return
-    # Where WAL is not possible SQLite answers with the mode it keeps, and everything works as well, only slower.
-    with suppress(sqlite3.OperationalError):  # another process is setting it at this moment
-        connection.execute(f"PRAGMA journal_mode = {journal_mode(sqlite3.sqlite_version_info)}")
-    connection.execute("BEGIN IMMEDIATE")
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found not in (0, _FORMAT):
-        raise sqlite3.DatabaseError(f"its format is {found}, this version reads {_FORMAT}")
-    for statement in _SCHEMA.split(";"):
-        connection.execute(statement)
-    connection.execute("INSERT OR IGNORE INTO meta VALUES ('seq', 0)")
-    connection.execute(f"PRAGMA user_version = {_FORMAT}")
-    connection.execute("COMMIT")
-
-
-def journal_mode(version: tuple[int, ...]) -> str:
-    """WAL where SQLite has the fix for a checkpoint racing a commit, the rollback journal before.
-
-    Args:
-        version: SQLite's version, such as (3, 51, 3).
-    """
-    fixed = version >= (3, 51, 3) or (3, 50, 7) <= version < (3, 51) or (3, 44, 6) <= version < (3, 45)
-    return "WAL" if fixed else "DELETE"
-
-
-def _seq(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("SELECT value FROM meta WHERE key = 'seq'").fetchone()[0])
-
-
-def _next(connection: sqlite3.Connection) -> int:
-    # Taken inside the transaction that holds the write lock, so numbers grow in the order of the commits.
-    sql = "UPDATE meta SET value = value + 1 WHERE key = 'seq'"
-    connection.execute(sql)
-    return _seq(connection)
-
-
-def _bytes(array: NDArray[np.float32] | None) -> bytes | None:
-    return None if array is None else np.ascontiguousarray(array, dtype="<f4").tobytes()
-
-
-def _vectors(name: str, count: int, total: bytes, description: bytes | None, examples: bytes) -> TaskVectors:
-    summed = _array(total)
-    described = None if description is None else _array(description)
-    return TaskVectors(name, count, summed, described, _array(examples).reshape(count, len(summed)))
-
-
-def _array(blob: bytes) -> NDArray[np.float32]:
-    return np.frombuffer(blob, dtype="<f4").astype(np.float32)  # a copy: rows of the file are read-only
-
-
-def _check(key: str, item: TaskVectors) -> None:
-    width = item.total.shape[-1]
-    described = item.description is None or item.description.shape == (width,)
-    if item.total.shape != (width,) or item.examples.shape != (item.count, width) or not described:
-        shapes = [None if part is None else part.shape for part in (item.total, item.description, item.examples)]
-        raise InputError(
-            f"Vectors of {key} should be a sum (d,), a description (d,) and {item.count} examples (n, d). "
-            f"Found {shapes}. Make them with `TaskVectors.of`."
-        )
-    parts = [part for part in (item.total, item.description, item.examples) if part is not None]
-    if not all(np.isfinite(part).all() for part in parts):
-        raise InputError(f"Vectors of {key} should be finite. Found NaN or infinity. Check the encoder.")
+    def _snapshot(self) -> Iterator[Connection]:
+        with self._connections.reading() as connection:
+            connection.execute("BEGIN")  # one state of the tables for several questions
+            yield connection

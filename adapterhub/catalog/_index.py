@@ -1,164 +1,157 @@
-"""Search over vectors: the Protocol and the exact scan."""
+"""Search over rows of numbers under integer keys: the Protocol and the exact scan."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import copy
+import threading
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterhub.errors import InputError, did_you_mean
+from adapterhub.catalog._held import Held
+from adapterhub.catalog._records import Ids
+from adapterhub.catalog._scores import NO_KEYS, Found, Queries, Rows, check_keys, check_queries, check_update
+from adapterhub.errors import InputError
 
-__all__ = ["ExactIndex", "VectorIndex"]
-
-_CHUNK = 8192
+__all__ = ["ExactIndex", "Found", "Queries", "Rows", "VectorIndex"]
 
 
 class VectorIndex(Protocol):
-    """Finds the rows with the largest inner products."""
+    """Finds the rows with the largest scores; see `Queries` for what a score is.
 
-    def add(self, ids: Sequence[str], rows: NDArray[np.float32]) -> None:
-        """Add rows (n, d); a row whose id is there replaces it."""
+    Safe for several threads: a search sees the rows as they were before an update or after it, never half of it.
+    """
+
+    def __len__(self) -> int: ...
+
+    def has(self, keys: Ids) -> NDArray[np.bool_]:
+        """Whether there is a row under each key."""
         ...
 
-    def remove(self, ids: Collection[str]) -> None:
-        """Remove rows; an unknown id is an InputError."""
+    def add(self, keys: Ids, rows: Rows) -> None:
+        """Add rows; a row whose key is there replaces it."""
         ...
 
-    def search(
-        self, queries: NDArray[np.float32], k: int, ids: Collection[str] | None = None
-    ) -> tuple[NDArray[np.float32], list[list[str]]]:
-        """The best k rows of each query (B, d): scores (B, min(k, rows)), best first, and their ids."""
+    def remove(self, keys: Ids) -> None:
+        """Remove rows; keys that are not there are an InputError, and then nothing is removed."""
+        ...
+
+    def update(self, keys: Ids, rows: Rows, gone: Ids) -> None:
+        """Add rows and remove others in one step."""
+        ...
+
+    def search(self, queries: Queries, k: int, keys: Ids | None = None) -> list[Found]:
+        """The best k rows of each query, best first and ties by key, among all rows or among those of `keys`."""
         ...
 
 
 class ExactIndex:
-    """A `VectorIndex` that scores every row.
-
-    Scores are float32 of sums made in float64: equal rows get equal scores wherever they lie, and equal scores are
-    put in the order of the ids, so an answer does not depend on the order of adding.
+    """A `VectorIndex` in memory that scores every row.
 
     Args:
-        dimension: Width d of a row.
+        width: Numbers r of a row.
     """
 
-    def __init__(self, dimension: int) -> None:
-        if dimension < 1:
-            raise InputError(f"A vector has at least one number. Found dimension {dimension}. Take the encoder's.")
-        self.dimension = dimension
-        self._ids: list[str] = []
-        self._place: dict[str, int] = {}
-        self._rows = np.empty((0, dimension), dtype=np.float32)
-        self._ranks: NDArray[np.int64] | None = None
+    def __init__(self, width: int) -> None:
+        if width < 1:
+            raise InputError(f"A row has at least one number. Found width {width}. Take the epoch's.")
+        self.width = width
+        self._lock = threading.Lock()
+        self._held = Held.empty(width)
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return self._held.size
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._place
-
-    def add(self, ids: Sequence[str], rows: NDArray[np.float32]) -> None:
-        """Add rows; a row whose id is there replaces it.
+    def has(self, keys: Ids) -> NDArray[np.bool_]:
+        """Whether there is a row under each key.
 
         Args:
-            ids: n different ids.
-            rows: (n, d) float32, finite.
+            keys: (n,) int64.
+        """
+        return self._held.find(check_keys(keys))[0]
+
+    def add(self, keys: Ids, rows: Rows) -> None:
+        """Add rows; a row whose key is there replaces it.
+
+        Args:
+            keys: (n,) int64, different, at least 0.
+            rows: n rows, finite.
 
         Raises:
-            InputError: If shapes do not agree, an id occurs twice, or a number is not finite; then nothing is added.
+            InputError: If keys or rows are wrong; then nothing is added.
         """
-        rows = self._checked(rows, "Rows of an index")
-        if len(ids) != len(rows) or len(set(ids)) != len(ids):
-            text = f"Found {len(ids)} ids ({len(set(ids))} different) for {len(rows)} rows. Give one id for each row."
-            raise InputError(f"Each row of an index has an id of its own. {text}")
-        new = [name for name in ids if name not in self._place]
-        self._reserve(len(self._ids) + len(new))
-        for name in new:
-            self._place[name] = len(self._ids)
-            self._ids.append(name)
-        self._rows[[self._place[name] for name in ids]] = rows
-        self._ranks = None
+        self.update(keys, rows, NO_KEYS)
 
-    def remove(self, ids: Collection[str]) -> None:
+    def remove(self, keys: Ids) -> None:
         """Remove rows.
 
         Args:
-            ids: Ids that are there.
+            keys: (n,) int64, different.
 
         Raises:
-            InputError: If one is not; then nothing is removed.
+            InputError: If there is no row under one of them; then nothing is removed.
         """
-        self._places(ids)
-        for name in set(ids):
-            place, last = self._place.pop(name), self._ids.pop()
-            if last != name:  # the last row moves into the gap
-                self._ids[place], self._place[last] = last, place
-                self._rows[place] = self._rows[len(self._ids)]
-        self._ranks = None
+        self.update(NO_KEYS, Rows.none(self.width), keys)
 
-    def search(
-        self, queries: NDArray[np.float32], k: int, ids: Collection[str] | None = None
-    ) -> tuple[NDArray[np.float32], list[list[str]]]:
-        """The rows with the largest inner products.
+    def update(self, keys: Ids, rows: Rows, gone: Ids) -> None:
+        """Add rows and remove others in one step.
 
         Args:
-            queries: (B, d) float32, finite.
-            k: How many rows for each query, at least 1; more than there are gives all.
-            ids: Score these rows only; None for all.
-
-        Returns:
-            Scores (B, min(k, rows)) float32, best first, and for each query the ids.
+            keys: Of the rows that are added or replaced.
+            rows: The rows.
+            gone: Of the rows that are removed; none of them is among `keys`.
 
         Raises:
-            InputError: If k is below 1, a shape or number is wrong, or an id is not there.
+            InputError: If keys or rows are wrong, or one of `gone` is not there; then nothing is changed.
         """
-        if k < 1:
-            raise InputError(f"A search asks for at least 1 row. Found k={k}. Raise k.")
-        queries = self._checked(queries, "Queries").astype(np.float64)
-        places = np.arange(len(self._ids)) if ids is None else np.sort(self._places(set(ids)))
-        scores = np.empty((len(queries), len(places)), dtype=np.float32)
-        for start in range(0, len(places), _CHUNK):
-            part = places[start : start + _CHUNK]
-            scores[:, start : start + _CHUNK] = queries @ self._rows[part].astype(np.float64).T  # (B, chunk)
-        k = min(k, len(places))
-        best = [self._best(row, places, k) for row in scores]
-        found = [[self._ids[places[at]] for at in order] for order in best]
-        order = np.array(best, dtype=np.int64).reshape(len(queries), k)
-        return np.take_along_axis(scores, order, axis=1), found
+        keys, rows, gone = check_update(keys, rows, gone, self.width)
+        with self._lock:
+            self._held = self._held.changed(keys, rows, gone)
 
-    def _best(self, scores: NDArray[np.float32], places: NDArray[np.int64], k: int) -> NDArray[np.int64]:
-        if k == 0:
-            return np.empty(0, dtype=np.int64)
-        cut = np.partition(scores, len(scores) - k)[len(scores) - k]
-        tied = np.flatnonzero(scores >= cut)
-        return tied[np.lexsort((self._rank()[places[tied]], -scores[tied]))][:k]
+    def search(self, queries: Queries, k: int, keys: Ids | None = None) -> list[Found]:
+        """The rows with the largest scores.
 
-    def _rank(self) -> NDArray[np.int64]:
-        if self._ranks is None:
-            self._ranks = np.empty(len(self._ids), dtype=np.int64)
-            self._ranks[sorted(range(len(self._ids)), key=self._ids.__getitem__)] = np.arange(len(self._ids))
-        return self._ranks
+        Args:
+            queries: b queries.
+            k: How many rows for each, at least 1; more than there are gives all.
+            keys: Look at these rows only; keys without a row are ignored. None for all.
 
-    def _places(self, ids: Collection[str]) -> NDArray[np.int64]:
-        unknown = sorted(name for name in ids if name not in self._place)
-        if unknown:
-            near = did_you_mean(unknown[0], self._place)
-            raise InputError(
-                f"Ids should be among the {len(self)} of the index. Found {unknown[:5]}.{near} Add them first."
-            )
-        return np.array([self._place[name] for name in ids], dtype=np.int64)
+        Returns:
+            For each query keys and scores, best first, ties by key.
 
-    def _checked(self, rows: NDArray[np.float32], what: str) -> NDArray[np.float32]:
-        rows = np.asarray(rows, dtype=np.float32)
-        if rows.ndim != 2 or rows.shape[1] != self.dimension:
-            raise InputError(f"{what} should have shape (n, {self.dimension}). Found {rows.shape}. Check the encoder.")
-        if not np.isfinite(rows).all():
-            raise InputError(f"{what} should be finite. Found NaN or infinity. Check the encoder.")
-        return rows
+        Raises:
+            InputError: If k is below 1, or the queries do not fit the rows.
+        """
+        check_queries(queries, k, self.width)
+        return self._held.search(queries, k, None if keys is None else np.unique(check_keys(keys)))
 
-    def _reserve(self, size: int) -> None:
-        if size > len(self._rows):
-            grown = np.empty((max(size, 2 * len(self._rows)), self.dimension), dtype=np.float32)
-            grown[: len(self._rows)] = self._rows
-            self._rows = grown
+    def keys(self) -> Ids:
+        """All keys, ascending."""
+        return self._held.sorted_keys.copy()
+
+    def snapshot(self) -> ExactIndex:
+        """The index as it is now, for searches; later changes do not reach it."""
+        return copy.copy(self)
+
+    def sample(self, size: int) -> tuple[Ids, Rows]:
+        """Some of the rows with their keys, spread over all of them.
+
+        Args:
+            size: How many at most.
+        """
+        held = self._held
+        places = held.places[:: max(1, -(-held.size // size))]
+        return held.keys[places], held.rows(places)
+
+    def blocks(self, size: int = 8192) -> Iterator[tuple[Ids, Rows]]:
+        """All rows, ascending by key.
+
+        Args:
+            size: Rows of a block.
+        """
+        held = self._held
+        for start in range(0, held.size, size):
+            places = held.places[start : start + size]
+            yield held.keys[places], held.rows(places)

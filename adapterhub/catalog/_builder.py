@@ -1,0 +1,208 @@
+"""Making a generation of an index, and clearing away old ones."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adapterhub.catalog._generation import FILES, MANIFEST, Generation, Manifest, checksums, stride
+from adapterhub.catalog._lock import locked
+from adapterhub.catalog._records import Ids
+from adapterhub.catalog._scores import Doubles, Rows
+from adapterhub.catalog._shortlist import CHUNK
+from adapterhub.catalog._signature import WORDS, Signature
+from adapterhub.durable import durable_folder, sync_folder
+from adapterhub.errors import InputError
+
+__all__ = ["GRACE", "Typical", "build", "building", "collect_garbage"]
+
+GRACE = 60.0  # seconds between a reader's look at the manifest and its opening of the files, at the most
+_LOCK = "builder.lock"
+
+
+def _nothing(groups: NDArray[np.int32]) -> Doubles:
+    return np.zeros(len(groups))
+
+
+@dataclass(frozen=True)
+class Typical:
+    """What queries are like.
+
+    Args:
+        spread: (r,) standard deviations of their linear parts.
+        shares: Gives what they add, on average, to the rows of each of some groups.
+    """
+
+    spread: Doubles
+    shares: Callable[[NDArray[np.int32]], Doubles] = _nothing
+
+
+@contextmanager
+def building(folder: Path, timeout: float) -> Iterator[None]:
+    """Be the only builder in a folder, over all processes and threads; a builder that dies leaves it free.
+
+    Args:
+        folder: Of the index; it is made if it is not there.
+        timeout: Longest wait in seconds.
+
+    Raises:
+        TimeoutError: If another one builds all the time.
+    """
+    durable_folder(folder)
+    with locked(folder / _LOCK, timeout):
+        yield
+
+
+def build(
+    folder: Path, blocks: Iterable[tuple[Ids, Rows]], sample: Rows, typical: Typical, *, seq: int, fingerprint: str
+) -> Generation:
+    """Write a generation and make it the current one. To be called while `building`.
+
+    Args:
+        folder: Of the index.
+        blocks: Keys and rows, ascending by key over all blocks.
+        sample: Some of the rows, or rows like them.
+        typical: What queries are like; it decides what is found fast, never a score.
+        seq: Number of a commit that all rows are at least as new as.
+        fingerprint: Of whatever the rows are made by.
+
+    Returns:
+        The generation, opened and verified.
+
+    Raises:
+        InputError: If the keys do not ascend.
+        OSError: If it cannot be written; nothing is left of it then, and the current one stays.
+    """
+    name = f"g{seq}-{os.getpid()}-{secrets.token_hex(4)}"
+    target = folder / name
+    target.mkdir()
+    try:
+        with ExitStack() as stack:
+            writer = _Writer(target, Signature.of(sample, typical.spread), stack)
+            for keys, rows in blocks:
+                writer.add(keys, rows)
+            files = writer.finish()
+        sync_folder(target)
+        known = np.array(sorted(writer.groups), dtype=np.int32)
+        groups = dict(zip(known.tolist(), typical.shares(known).tolist(), strict=True))
+        manifest = Manifest(name, fingerprint, seq, writer.rows, len(typical.spread), groups, files)
+        generation = Generation(folder, manifest)  # what is verified here is what readers will find
+        _publish(folder, manifest)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+    collect_garbage(folder, keep=name)
+    return generation
+
+
+def collect_garbage(folder: Path, keep: str, grace: float = GRACE) -> None:
+    """Remove what replaced generations and killed builders left. To be called while `building`.
+
+    Who has a generation open keeps it: the system frees its files when the last one closes them.
+
+    Args:
+        folder: Of the index.
+        keep: The current generation.
+        grace: Seconds that a folder is left alone after its last change; a clock that was set back counts as well.
+    """
+    for path in folder.iterdir():
+        if path.name == keep or not path.name.startswith(("g", f"{MANIFEST}.")):
+            continue
+        with suppress(OSError):
+            if abs(time.time() - path.stat().st_mtime) >= grace:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+class _Sink:
+    """A file that knows its size and checksum."""
+
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self._file = stack.enter_context(path.open("xb"))
+        self.size = self.crc = 0
+
+    def write(self, array: NDArray[np.generic]) -> None:
+        raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        self._file.write(raw.data)
+        self.size += raw.nbytes
+        self.crc = zlib.crc32(raw.data, self.crc)
+
+    def finish(self) -> tuple[int, int]:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self.size, self.crc
+
+
+class _Writer:
+    """The files of a generation, row after row."""
+
+    def __init__(self, folder: Path, signature: Signature, stack: ExitStack) -> None:
+        self._sinks = {name: _Sink(folder / name, stack) for name in FILES}
+        self._signature = signature
+        self._waiting = np.empty((0, WORDS), dtype=np.uint64)  # signs of less than a chunk
+        self._last = -1
+        self.rows = 0
+        self.groups: set[int] = set()
+
+    def add(self, keys: Ids, rows: Rows) -> None:
+        if not len(keys):
+            return
+        if keys[0] <= self._last or (np.diff(keys) <= 0).any():
+            raise InputError(
+                f"An index is built from ascending keys. Found {keys.min()} behind {max(self._last, keys.max())}. "
+                "Sort them."
+            )
+        self._last = int(keys[-1])
+        self.rows += len(keys)
+        self.groups.update(np.unique(rows.group).tolist())
+        signs, slopes = self._signature.rows(rows.linear)
+        self._waiting = np.concatenate([self._waiting, signs])
+        while len(self._waiting) >= CHUNK:
+            self._chunk(self._waiting[:CHUNK])
+            self._waiting = self._waiting[CHUNK:]
+        linear = np.zeros((len(keys), stride(rows.linear.shape[1])), dtype="<f2")
+        linear[:, : rows.linear.shape[1]] = rows.linear
+        self._write("keys", keys, "<i8")
+        self._write("slopes", slopes, "<f4")
+        self._write("groups", rows.group, "<i4")
+        self._write("offsets", rows.offset, "<f4")
+        self._write("checksums", checksums(linear), "<u8")
+        self._write("linear", linear, "<f2")
+
+    def finish(self) -> dict[str, tuple[int, int]]:
+        if len(self._waiting):
+            padded = np.zeros((CHUNK, WORDS), dtype=np.uint64)
+            padded[: len(self._waiting)] = self._waiting
+            self._chunk(padded)
+        signature = self._signature
+        numbers = np.concatenate([signature.centre[None], signature.scale[None], signature.rotation.T])
+        self._write("signature", numbers, "<f4")
+        return {name: sink.finish() for name, sink in self._sinks.items()}
+
+    def _chunk(self, signs: NDArray[np.uint64]) -> None:
+        self._write("planes", signs.T, "<u8")
+
+    def _write(self, name: str, array: NDArray[Any], kind: str) -> None:
+        self._sinks[name].write(array.astype(kind, copy=False))
+
+
+def _publish(folder: Path, manifest: Manifest) -> None:
+    with suppress(OSError):  # so that its grace period begins now
+        os.utime(folder / Manifest.read(folder).name)
+    partial = folder / f"{MANIFEST}.{manifest.name}"
+    with partial.open("xb") as file:
+        file.write(manifest.written())
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(folder / MANIFEST)
+    sync_folder(folder)

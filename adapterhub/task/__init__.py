@@ -6,12 +6,14 @@ task alone (`examples`, `adapter`, `sha256`, `metrics`) is not allowed there; a 
 `task.yaml` beside its `_group.yaml`.
 """
 
-from adapterhub.task._card import Task
+from adapterhub.task._card import Task, fields_faults
 from adapterhub.task._fields import Head
 from adapterhub.task._names import check_name
 from adapterhub.task._read import (
     CARD,
     GROUP,
+    RETIRED,
+    Scan,
     card_files,
     describe_group,
     read_card,
@@ -26,12 +28,15 @@ from adapterhub.task._write import write_card
 __all__ = [
     "CARD",
     "GROUP",
+    "RETIRED",
     "Head",
+    "Scan",
     "Task",
     "card_files",
     "card_schema",
     "check_name",
     "describe_group",
+    "fields_faults",
     "read_card",
     "read_cards",
     "read_group",

@@ -47,6 +47,8 @@ class Field:
         choices: The only texts allowed, or empty.
         minimum: Smallest number allowed, or None.
         unique: Whether a list may not repeat an item.
+        longest: Most characters of a text, and of each text of a list.
+        most: Most items of a list, most numbers by name.
         heads: The heads with which the field may be set.
         inherited: Whether a group's file may set it as a default for its tasks.
         flow: Whether a list is written on one line.
@@ -60,6 +62,8 @@ class Field:
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     unique: bool = False
+    longest: int = 10_000
+    most: int = 10_000
     heads: tuple[str, ...] = HEADS
     inherited: bool = True
     flow: bool = True
@@ -140,7 +144,7 @@ def _show(value: object) -> str:
     if value is None:
         return "nothing"
     kinds = {bool: " (yes/no)", int: " (a number)", float: " (a number)", list: " (a list)", dict: " (a mapping)"}
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    text = str(value).lower() if isinstance(value, bool) else repr(value[:100] if isinstance(value, str) else value)
     return (text if len(text) <= 80 else f"{text[:80]}…") + kinds.get(type(value), "")
 
 
@@ -157,8 +161,12 @@ def _text(field: Field, value: object) -> _Found:
 
 
 def _text_remedy(field: Field, value: str) -> str | None:
+    if len(value) > field.longest:
+        return f"It has {len(value):,} characters, and {field.longest:,} are the most. Shorten it."
     if not _is_unicode(value):
         return "Remove the characters that are not Unicode."
+    if "\0" in value:
+        return "Remove the NUL characters, which no database stores."
     if field.choices and value not in field.choices:
         return did_you_mean(value, field.choices).strip() or "Take one of these."
     if field.pattern and not re.search(field.pattern, value):
@@ -177,6 +185,8 @@ def _is_unicode(value: str) -> bool:
 def _texts(field: Field, value: object) -> _Found:
     if not isinstance(value, list | tuple):
         return [(None, _wrong(field, value, "Write a list, such as [first, second]."))]
+    if len(value) > field.most:
+        return [(None, _wrong(field, value[:3], f"It has {len(value):,} items, and {field.most:,} are the most."))]
     found: _Found = []
     seen: set[str] = set()
     for place, item in enumerate(value):
@@ -214,10 +224,12 @@ def _integer(field: Field, value: object) -> _Found:
 def _numbers(field: Field, value: object) -> _Found:
     if not isinstance(value, Mapping):
         return [(None, _wrong(field, value, "Write names with numbers."))]
+    if len(value) > field.most:
+        return [(None, f"`{field.name}` has at most {field.most:,} numbers. Found {len(value):,}. Leave some out.")]
     return [
         (str(key), f"`{field.name}` {key} should be a finite number. Found {_show(number)}. Write the measured value.")
         for key, number in value.items()
-        if not _is_number(number) or not isinstance(key, str)
+        if not _is_number(number) or not isinstance(key, str) or "\0" in key or not _is_unicode(key)
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from adapterhub.errors import CardError
 
@@ -24,11 +25,19 @@ def name_fault(name: object) -> str | None:
     """
     if isinstance(name, str) and _NAME.search(name):
         return None
-    shown = repr(name) if len(repr(name)) <= 80 else f"{repr(name)[:80]}… ({len(str(name))} characters)"
+    text = repr(name[:80]) if isinstance(name, str) else repr(name)[:80]
+    shown = text if len(str(name)) <= 80 else f"{text}… ({len(str(name)):,} characters)"
     return (
         "a task's name is lower-case letters, digits and `-`, in parts joined by `/`, at most 200 characters, "
-        f"no part like `v1`. Found {shown}. Write it like `language/grammar`."
+        f"no part like `v1`. Found {shown}. {_remedy(name)}"
     )
+
+
+def _remedy(name: object) -> str:
+    plain = unicodedata.normalize("NFKC", name[:400]).casefold() if isinstance(name, str) else ""
+    if _NAME.search(plain):
+        return f"No two names differ in case or in the form of a letter only. Write `{plain}`."
+    return "Write it like `language/grammar`."
 
 
 def check_name(name: str) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from adapterhub.errors import CardError
 from adapterhub.task._card import Task
@@ -17,6 +18,8 @@ from adapterhub.task._yaml import CardFile, read_file
 __all__ = [
     "CARD",
     "GROUP",
+    "RETIRED",
+    "Scan",
     "card_files",
     "describe_group",
     "merge",
@@ -28,16 +31,32 @@ __all__ = [
 ]
 
 CARD = "task.yaml"
+RETIRED = "retired.yaml"  # the card of a task that is kept, but neither listed nor routed to
 GROUP = "_group.yaml"
 
 _VERSION = re.compile(r"v[0-9]+")
 
 
-def read_card(root: Path, name: str, path: Path | None = None) -> Task:
+class Scan(NamedTuple):
+    """What lies in a tree, unread.
+
+    Args:
+        tasks: For each task, in the names' order, the files that make its card: its own, then the groups' from the
+            root down.
+        retired: The same of the retired tasks.
+        faults: Cards at a place that is no task's name, links instead of folders, tasks both active and retired.
+    """
+
+    tasks: dict[str, tuple[Path, ...]]
+    retired: dict[str, tuple[Path, ...]]
+    faults: tuple[str, ...]
+
+
+def read_card(root: Path | None, name: str, path: Path | None = None) -> Task:
     """Read one card with what it inherits from the groups above it.
 
     Args:
-        root: Folder of the tree.
+        root: Folder of the tree; None for a card that stands alone, and then `path` says where.
         name: The task's name.
         path: Where the card lies, if it is not at its place in the tree yet.
 
@@ -45,7 +64,7 @@ def read_card(root: Path, name: str, path: Path | None = None) -> Task:
         CardError: If the card or a group's file above it is wrong; the message lists every fault.
     """
     check_name(name)
-    reader = _Reader(Path(root))
+    reader = _Reader(None if root is None else Path(root))
     task = reader.task(name, path)
     if task is None:
         raise CardError(reader.faults)
@@ -64,41 +83,45 @@ def read_tree(root: Path) -> dict[str, Task]:
     Raises:
         CardError: If any file is wrong; the message lists every fault of every file.
     """
-    names, misplaced = scan_tree(root)
-    tasks, faults = read_cards(root, names)
-    if misplaced or faults:
-        raise CardError([*misplaced, *faults])
+    found = scan_tree(root)
+    tasks, faults = read_cards(root, {name: files[0] for name, files in found.tasks.items()})
+    if found.faults or faults:
+        raise CardError([*found.faults, *faults])
     return tasks
 
 
-def read_cards(root: Path, names: Iterable[str]) -> tuple[dict[str, Task], tuple[str, ...]]:
+def read_cards(root: Path, cards: Mapping[str, Path]) -> tuple[dict[str, Task], tuple[str, ...]]:
     """Read some cards, each group's file once.
 
     Args:
         root: Folder of the tree.
-        names: Names of tasks.
+        cards: Where the card of each task lies, by name.
 
     Returns:
         The tasks whose cards are right, by name, and every fault of the others.
     """
     reader = _Reader(Path(root))
-    tasks = {name: reader.task(check_name(name)) for name in names}
+    tasks = {name: reader.task(check_name(name), path) for name, path in cards.items()}
     return {name: task for name, task in tasks.items() if task is not None}, tuple(reader.faults)
 
 
-def scan_tree(root: Path) -> tuple[dict[str, tuple[Path, ...]], tuple[str, ...]]:
+def scan_tree(root: Path) -> Scan:
     """Find the cards below a folder without reading them.
 
     Args:
         root: Folder of the tree.
-
-    Returns:
-        For each task, in the names' order, the files that make its card: its own, then the groups' from the root
-        down. And the faults: cards at a place that is no task's name, links instead of folders.
     """
     reader = _Reader(Path(root))
-    names = sorted(reader.walk(Path(root), ""))
-    return {name: (Path(root, name, CARD), *reader.groups(name)) for name in names}, tuple(reader.faults)
+    found = sorted(reader.walk(Path(root), ""))
+    files = {kind: [name for name, card in found if card == kind] for kind in (CARD, RETIRED)}
+    reader.faults += [
+        f"{Path(root, name, RETIRED)}:1: a task is active or retired. Found `{CARD}` beside it. Delete one of them."
+        for name in sorted(set(files[CARD]).intersection(files[RETIRED]))
+    ]
+    tasks, retired = (
+        {name: (Path(root, name, card), *reader.groups(name)) for name in names} for card, names in files.items()
+    )
+    return Scan(tasks, {name: paths for name, paths in retired.items() if name not in tasks}, tuple(reader.faults))
 
 
 def read_group(root: Path, name: str) -> dict[str, object]:
@@ -149,22 +172,22 @@ def card_files(root: Path, name: str) -> tuple[Path, ...]:
 class _Reader:
     """One pass over a tree; files of groups are read once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | None) -> None:
         self.root = root
         self.faults: list[str] = []
         self._groups: dict[Path, CardFile] = {}
         self._there: dict[Path, bool] = {}
 
-    def walk(self, folder: Path, name: str) -> Iterator[str]:
+    def walk(self, folder: Path, name: str) -> Iterator[tuple[str, str]]:
         if not folder.is_dir():
             return
         with os.scandir(folder) as entries:
             there = sorted(entries, key=lambda entry: entry.name)
         for entry in there:
-            if entry.name == CARD and name:
+            if entry.name in (CARD, RETIRED) and name:
                 fault = name_fault(name)
                 if fault is None:
-                    yield name
+                    yield name, entry.name
                 else:
                     self.faults.append(f"{entry.path}:1: {fault}")
             elif entry.name[0] not in "._" and entry.is_dir() and not _VERSION.fullmatch(entry.name):
@@ -175,6 +198,8 @@ class _Reader:
                     yield from self.walk(Path(entry.path), f"{name}/{entry.name}" if name else entry.name)
 
     def groups(self, name: str) -> list[Path]:
+        if self.root is None:
+            return []
         folders = [self.root]
         for part in name.split("/") if name else []:
             folders.append(folders[-1] / part)
@@ -207,7 +232,7 @@ class _Reader:
         groups = [self.group(group) for group in self.groups(name)]
         inherited = self.inherited(name)
         before = len(self.faults)
-        card = read_file(path or self.root / name / CARD)
+        card = read_file(path or Path(self.root or "", name, CARD))
         own = self._check(card, [])
         faulty = {fault.field for group in groups for fault in field_faults(group.fields)} | own
         if not card.faults:

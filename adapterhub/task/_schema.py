@@ -6,6 +6,8 @@ from adapterhub.task._fields import BIO_TAG, FIELDS, HEADS, Field, applies
 
 __all__ = ["card_schema"]
 
+_NUL = {"pattern": r"\u0000"}
+
 
 def card_schema(*, partial: bool = False) -> dict[str, object]:
     """The JSON Schema (draft 2020-12) of a card.
@@ -35,15 +37,21 @@ def _property(field: Field) -> dict[str, object]:
     text: dict[str, object] = {"type": "string"}
     if field.choices:
         text["enum"] = list(field.choices)
-    elif field.pattern:
-        text["pattern"] = field.pattern
+    else:
+        text |= {"maxLength": field.longest, "not": _NUL} | ({"pattern": field.pattern} if field.pattern else {})
+    texts: dict[str, object] = {"type": "array", "items": text, "maxItems": field.most}
     number: dict[str, object] = {"type": field.kind} | ({} if field.minimum is None else {"minimum": field.minimum})
     shapes: dict[str, dict[str, object]] = {
         "text": text,
-        "texts": {"type": "array", "items": text} | ({"uniqueItems": True} if field.unique else {}),
+        "texts": texts | ({"uniqueItems": True} if field.unique else {}),
         "number": number,
         "integer": number,
-        "numbers": {"type": "object", "additionalProperties": {"type": "number"}},
+        "numbers": {
+            "type": "object",
+            "additionalProperties": {"type": "number"},
+            "propertyNames": {"not": _NUL},
+            "maxProperties": field.most,
+        },
     }
     shape: dict[str, object] = {"description": f"{field.name} should be {field.rule}", **shapes[field.kind]}
     default = list(field.default) if isinstance(field.default, tuple) else field.default

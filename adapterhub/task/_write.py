@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from adapterhub.durable import sync_folder
 from adapterhub.task._card import Task
 from adapterhub.task._fields import FIELDS, Field, applies
 from adapterhub.task._read import merge
@@ -47,7 +48,7 @@ def write_card(path: Path, task: Task, inherited: Mapping[str, object] | None = 
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _dump(task: Task, inherited: Mapping[str, object]) -> str:
@@ -78,13 +79,3 @@ def _plain(value: object) -> object:
     if isinstance(value, tuple | list):
         return list(value)
     return dict(value) if isinstance(value, Mapping) else value
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows cannot open a folder; its rename is durable by itself
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

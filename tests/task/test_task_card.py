@@ -17,7 +17,7 @@ SCHEMA = Draft202012Validator(card_schema())
 PARTIAL = Draft202012Validator(card_schema(partial=True))
 
 POOL: dict[str, list[object]] = {
-    "description": ["Say it.", " ", "", 3, None],
+    "description": ["Say it.", " ", "", 3, None, "a\0", "x" * 10_001],
     "examples": [[], ["a"], ["a", "a"], ["a", " "], "a", [1], None],
     "prompt": ["{text}", "Q: {text}\nA:", "no place", "{text}{text}", "{x} {text}", 1],
     "output": ["", "one word", "two\nlines", False],
@@ -52,10 +52,19 @@ POOL: dict[str, list[object]] = {
     "sha256": ["0" * 64, "0" * 63, "A" * 64, "0" * 64 + "\n", 0],
     "stack": [[], ["language"], ["language", "language"], ["../x"], ["a/v1"], ["A"], "language"],
     "loss_weight": [0, 1, 0.5, -0.1, "1", True],
-    "metrics": [{}, {"f1": 0.5, "n": 3}, {"f1": "0.5"}, {"f1": True}, [0.5]],
+    "metrics": [{}, {"f1": 0.5, "n": 3}, {"f1": "0.5"}, {"f1": True}, [0.5], {"a\0": 1}],
     "datasets": [[], ["jfleg"], [""], None],
     "license": ["", "apache-2.0", "a\nb", 2],
-    "tags": [[], ["gec"], ["x", "x"], [None]],
+    "tags": [
+        [],
+        ["gec"],
+        ["x", "x"],
+        [None],
+        ["a\0b"],
+        ["x" * 10_000],
+        ["x" * 10_001],
+        [str(n) for n in range(10_001)],
+    ],
     "exmaples": [["a"]],
 }
 

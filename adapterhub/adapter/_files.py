@@ -10,13 +10,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapterhub.durable import sync_folder
 from adapterhub.errors import IntegrityError
 
-__all__ = ["CONFIG", "SEAL", "WEIGHTS", "FolderBytes", "content_hash", "parse_json", "read_folder", "write_json"]
+__all__ = [
+    "CONFIG",
+    "FORMAT",
+    "SEAL",
+    "WEIGHTS",
+    "FolderBytes",
+    "content_hash",
+    "parse_json",
+    "read_folder",
+    "read_seal",
+    "verified_hash",
+    "write_json",
+]
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 SEAL = "adapterhub.json"
+FORMAT = 1  # of the seal
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_model.bin")
 
 
@@ -80,6 +94,55 @@ def content_hash(folder: Path) -> str:
     return read_folder(Path(folder)).content_hash
 
 
+def verified_hash(folder: Path) -> str:
+    """The same, once the files are held against the seal that lies beside them, if one does.
+
+    Args:
+        folder: The adapter's folder, sealed or not.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        IntegrityError: As `read_adapter` does for files that are missing or not the ones that were sealed.
+    """
+    files = read_folder(Path(folder))
+    if files.seal is not None:
+        read_seal(Path(folder), files)
+    return files.content_hash
+
+
+def read_seal(folder: Path, files: FolderBytes) -> dict[str, object]:
+    """The seal of a folder that has one, once its files are the ones that the seal names.
+
+    Args:
+        folder: The adapter's folder.
+        files: Its files.
+
+    Raises:
+        IntegrityError: If they are not, or the seal cannot be read.
+    """
+    assert files.seal is not None
+    sealed = parse_json(files.seal, str(folder / SEAL))
+    if sealed.get("format") != FORMAT:
+        raise IntegrityError(
+            f"{folder / SEAL}: `format` should be {FORMAT}. Found {sealed.get('format')!r}. Read it with a newer "
+            "release of this package, or seal the adapter again."
+        )
+    hashes = sealed.get("files")
+    wanted = hashes if isinstance(hashes, Mapping) else {}
+    faults = [
+        f"{folder / name} should have sha256 {wanted.get(name)}. Found {files.hashes[name]}."
+        for name in (CONFIG, WEIGHTS)
+        if wanted.get(name) != files.hashes[name]
+    ]
+    if faults:
+        raise IntegrityError(
+            "\n".join([*faults, "The files are not the ones that were sealed. Fetch the adapter again."])
+        )
+    return sealed
+
+
 def parse_json(data: bytes | bytearray, where: str) -> dict[str, object]:
     """Read a JSON object.
 
@@ -118,11 +181,7 @@ def write_json(path: Path, value: Mapping[str, object]) -> None:
     except BaseException:
         Path(aside).unlink(missing_ok=True)
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(path.parent)
 
 
 def _read(path: Path) -> bytearray | None:

@@ -11,12 +11,14 @@ from adapterhub.adapter._build import build
 from adapterhub.adapter._config import read_config
 from adapterhub.adapter._files import (
     CONFIG,
+    FORMAT,
     SEAL,
     WEIGHTS,
     FolderBytes,
     content_hash,
     parse_json,
     read_folder,
+    read_seal,
     write_json,
 )
 from adapterhub.adapter._fit import fit
@@ -27,8 +29,6 @@ from adapterhub.adapter._types import Adapter
 from adapterhub.errors import IncompatibleAdapterError, IntegrityError
 
 __all__ = ["read_adapter", "seal"]
-
-_FORMAT = 1
 
 
 def read_adapter(folder: Path, base: BaseSignature, *, sha256: str | None = None, adopt: bool = False) -> Adapter:
@@ -59,7 +59,7 @@ def read_adapter(folder: Path, base: BaseSignature, *, sha256: str | None = None
         )
     fields = parse_json(files.config, str(folder / CONFIG))
     if files.seal is not None:
-        sealed = _check_seal(folder, files)
+        sealed = read_seal(folder, files)
         identity = _seal_faults(sealed, base)
     elif adopt:
         identity = _adoption_faults(fields, base)
@@ -89,7 +89,7 @@ def seal(folder: Path, base: BaseSignature) -> str:
     files = read_folder(folder)
     _checked(folder, files, parse_json(files.config, str(folder / CONFIG)), base, [], proven=True)
     record: dict[str, object] = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "base_model": base.model_id,
         "fingerprint": base.fingerprint,
         "files": {name: files.hashes[name] for name in (CONFIG, WEIGHTS)},
@@ -133,29 +133,6 @@ def _checked(
         head=parts.head,
         meta=MappingProxyType(dict(config.options)),
     )
-
-
-def _check_seal(folder: Path, files: FolderBytes) -> dict[str, object]:
-    """The seal, once the files are the ones that it names."""
-    assert files.seal is not None
-    sealed = parse_json(files.seal, str(folder / SEAL))
-    if sealed.get("format") != _FORMAT:
-        raise IntegrityError(
-            f"{folder / SEAL}: `format` should be {_FORMAT}. Found {sealed.get('format')!r}. Read it with a newer "
-            "release of this package, or seal the adapter again."
-        )
-    hashes = sealed.get("files")
-    wanted = hashes if isinstance(hashes, Mapping) else {}
-    faults = [
-        f"{folder / name} should have sha256 {wanted.get(name)}. Found {files.hashes[name]}."
-        for name in (CONFIG, WEIGHTS)
-        if wanted.get(name) != files.hashes[name]
-    ]
-    if faults:
-        raise IntegrityError(
-            "\n".join([*faults, "The files are not the ones that were sealed. Fetch the adapter again."])
-        )
-    return sealed
 
 
 def _seal_faults(sealed: Mapping[str, object], base: BaseSignature) -> list[str]:

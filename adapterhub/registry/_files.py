@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
 import shutil
 from pathlib import Path
 
+from adapterhub.durable import sync_folder
 from adapterhub.errors import IntegrityError
 
-__all__ = ["adapter_faults", "copy_adapter", "durable_folder", "hash_of", "prune", "sync_folder", "versions_in"]
+__all__ = ["adapter_faults", "copy_adapter", "hash_of", "is_local", "prune", "remove", "versions_in"]
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "adapterhub.json")
 _SEAL = "adapterhub.json"
 _VERSION = re.compile(r"v([0-9]+)")
+
+
+def is_local(version: str | None) -> bool:
+    """Whether an adapter is a folder of the registry, such as `v1`, and not a place on the Hub."""
+    return version is not None and _VERSION.fullmatch(version) is not None
 
 
 def versions_in(folder: Path) -> list[str]:
@@ -53,7 +57,7 @@ def copy_adapter(source: Path, target: Path) -> str:
     sync_folder(target)
     faults = adapter_faults(target, None)
     if faults:
-        raise IntegrityError(f"{source}: " + " ".join(fault.removeprefix(f"{target}: ") for fault in faults))
+        raise IntegrityError(" ".join(faults).replace(str(target), str(source)))
     return hash_of(target)
 
 
@@ -72,41 +76,27 @@ def adapter_faults(folder: Path, sha256: str | None) -> list[str]:
         folder: The folder.
         sha256: The content hash that the card states, or None to hold the files against the seal only.
     """
+    from adapterhub.adapter import verified_hash
+
     try:
-        found = hash_of(folder)
+        found = verified_hash(folder)
     except IntegrityError as error:
-        return [str(error)]
-    faults = _seal_faults(folder) if (folder / _SEAL).is_file() else []
-    if not faults and sha256 is not None and found != sha256:
-        faults.append(
-            f"{folder}: the card says sha256 {sha256[:12]}…. Found {found[:12]}…. Restore it or correct the card."
-        )
-    return faults
+        return [" ".join(str(error).splitlines())]
+    if sha256 in (None, found):
+        return []
+    return [f"{folder}: the card says sha256 {sha256}. Found {found}. Restore it or correct the card."]
 
 
-def _seal_faults(folder: Path) -> list[str]:
-    try:
-        sealed = dict(json.loads((folder / _SEAL).read_bytes())["files"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return [f"{folder}: {_SEAL} is damaged. Found no hashes of files in it. Restore the folder from a copy."]
-    return [
-        f"{folder}: {name} is not the file that was sealed (truncated or changed). Restore the folder from a copy."
-        for name in _FILES
-        if name != _SEAL and hashlib.sha256((folder / name).read_bytes()).hexdigest() != sealed.get(name)
-    ]
-
-
-def durable_folder(folder: Path) -> None:
-    """Make a folder and those above it, all of them on the disk when this returns.
+def remove(path: Path) -> None:
+    """Delete a file or a folder with all that is in it; one that is not there is no fault.
 
     Args:
-        folder: The folder.
+        path: Its place.
     """
-    if folder.is_dir():
-        return
-    durable_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def prune(folder: Path, root: Path) -> None:
@@ -122,21 +112,6 @@ def prune(folder: Path, root: Path) -> None:
                 return
             folder.rmdir()
         folder = folder.parent
-
-
-def sync_folder(folder: Path) -> None:
-    """Bring a folder's entries to the disk.
-
-    Args:
-        folder: The folder.
-    """
-    if os.name == "nt":  # Windows cannot open a folder; its renames are durable by themselves
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _copy(source: Path, target: Path) -> None:

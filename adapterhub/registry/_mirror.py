@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from adapterhub.catalog import Catalog, TaskRecord
-from adapterhub.task import Task, card_files, read_cards, scan_tree
+from adapterhub.registry._rows import active_rows, record_of
+from adapterhub.task import RETIRED, Task, card_files, read_cards, scan_tree
 
-__all__ = ["card_json", "mirror", "put_one", "task_of"]
+__all__ = ["Difference", "differences", "mirror", "row_of"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What differs between a folder and its catalogue.
+
+    Args:
+        states: State of the files of each task that is new or changed, by name.
+        cards: Where their cards lie, by name.
+        gone: Names of the tasks that are gone.
+        faults: Faults of the tree itself.
+    """
+
+    states: dict[str, str]
+    cards: dict[str, Path]
+    gone: list[str]
+    faults: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.states or self.gone)
+
+
+def differences(root: Path, catalog: Catalog) -> Difference:
+    """What differs between the folder and the catalogue.
+
+    Args:
+        root: Folder of the tree.
+        catalog: The catalogue.
+    """
+    known = {record.name: record.source for record in active_rows(catalog)}
+    tree = scan_tree(root)
+    active = list(known)
+    for name in tree.retired:
+        record = catalog.get(name)
+        known |= {name: record.source} if record is not None else {}
+    files = {**tree.tasks, **tree.retired}
+    states = {name: _state(root, paths) for name, paths in files.items()}
+    new = {name: state for name, state in states.items() if known.get(name) != state}
+    gone = [name for name in active if name not in states]
+    return Difference(new, {name: files[name][0] for name in new}, gone, tree.faults)
 
 
 def mirror(root: Path, catalog: Catalog) -> tuple[str, ...]:
@@ -22,64 +64,29 @@ def mirror(root: Path, catalog: Catalog) -> tuple[str, ...]:
     Returns:
         Every fault of every card that is wrong; a wrong card's row stays as it was.
     """
-    new, gone, faults = changes(root, catalog)
-    tasks, wrong = read_cards(root, new)
+    found = differences(root, catalog)
+    tasks, wrong = read_cards(root, found.cards)
     if tasks:
-        catalog.put([_record(task, new[name]) for name, task in tasks.items()])
-    if gone:
-        catalog.delete(gone)
-    return (*faults, *wrong)
+        catalog.put([record_of(task, found.states[name], _status(found.cards[name])) for name, task in tasks.items()])
+    if found.gone:
+        catalog.delete(found.gone)
+    return (*found.faults, *wrong)
 
 
-def changes(root: Path, catalog: Catalog) -> tuple[dict[str, str], list[str], tuple[str, ...]]:
-    """What differs between the folder and the catalogue.
-
-    Args:
-        root: Folder of the tree.
-        catalog: The catalogue.
-
-    Returns:
-        The state of the files of each task that is new or changed, the names of those that are gone, and the faults
-        of the tree itself.
-    """
-    known = {record.name: record.source for record in catalog.records()}
-    files, faults = scan_tree(root)
-    states = {name: _state(root, paths) for name, paths in files.items()}
-    new = {name: state for name, state in states.items() if known.get(name) != state}
-    return new, [name for name in known if name not in states], faults
-
-
-def put_one(root: Path, catalog: Catalog, task: Task) -> None:
-    """Write the row of one task that has just been stored.
+def row_of(root: Path, task: Task, card: str) -> TaskRecord:
+    """The row of one task that has just been stored.
 
     Args:
         root: Folder of the tree.
-        catalog: The catalogue.
         task: The task, as its card says.
+        card: Name of the card's file.
     """
-    catalog.put([_record(task, _state(root, card_files(root, task.name)))])
+    files = card_files(root, task.name)
+    return record_of(task, _state(root, (files[0].with_name(card), *files[1:])), _status(files[0].with_name(card)))
 
 
-def task_of(record: TaskRecord) -> Task:
-    """The task of a row.
-
-    Args:
-        record: A row that was written here.
-    """
-    return Task.from_dict(record.name, json.loads(record.card))
-
-
-def card_json(task: Task) -> str:
-    """A card as canonical JSON.
-
-    Args:
-        task: The task.
-    """
-    return json.dumps(task.to_dict(), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-
-
-def _record(task: Task, state: str) -> TaskRecord:
-    return TaskRecord(task.name, task.adapter, task.sha256, card_json(task), task.content_hash, state)
+def _status(card: Path) -> Literal["active", "retired"]:
+    return "retired" if card.name == RETIRED else "active"
 
 
 def _state(root: Path, paths: Iterable[Path]) -> str:

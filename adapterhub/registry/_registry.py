@@ -1,101 +1,52 @@
-"""The registry: the API over a folder of cards."""
+"""The registry: the API over a folder of cards or a database."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
-from adapterhub.catalog import SqliteCatalog, TaskRecord, TaskVectors
+from adapterhub.catalog import Catalog, TaskVectors, index_faults
 from adapterhub.encoder import Encoder
-from adapterhub.errors import CardError, InputError, IntegrityError, TaskNotFoundError, did_you_mean
-from adapterhub.registry._files import adapter_faults, durable_folder, hash_of, versions_in
-from adapterhub.registry._hub import resolve
-from adapterhub.registry._lock import locked
-from adapterhub.registry._mirror import changes, mirror, put_one, task_of
-from adapterhub.registry._place import DERIVED, derived_folder
-from adapterhub.registry._shelf import Shelf
+from adapterhub.registry import _changes as changes
+from adapterhub.registry._folder import FolderStore
+from adapterhub.registry._reading import Reading
 from adapterhub.registry._vectors import fill_vectors
-from adapterhub.registry._verify import stack_faults, verify
-from adapterhub.task import CARD, Task, check_name, read_card, scan_tree
+from adapterhub.task import Task
 
 __all__ = ["Registry"]
 
 
-class Registry:
-    """A tree of tasks in a folder of cards.
+class Registry(Reading):
+    """A tree of tasks, in a folder of cards or in a database.
 
-    The cards are the truth. A catalogue in `.catalog/` beside them is derived from them and may be deleted at any time
-    that no one writes; where the folder cannot be written to it lies in the user's cache. Reading one task reads its
-    card; whatever asks for several brings the catalogue up to date first.
+    **A folder**: the cards are the truth, reviewed in git. A catalogue in `.catalog/` beside them is derived and may be
+    deleted at any time that no one writes; where the folder cannot be written to it lies in the user's cache. Reading
+    one task reads its card; whatever asks for several brings the catalogue up to date first.
+
+    **A database**: the rows are the truth, for up to a million tasks. Cards are stored complete, for there are no files
+    of groups. The adapters' files lie in folders beside it.
 
     Args:
-        root: The folder. It is made by the first `add` if it is not there.
+        place: A folder, made by the first `add` if it is not there; or `sqlite:///relative.db`,
+            `sqlite:////absolute.db`, `postgresql://user@host/database`.
+        adapters: For a database, the folder of the adapters' files. By default `<stem>.adapters` beside an SQLite file;
+            a registry in PostgreSQL without it takes only adapters on the Hub.
 
     Raises:
-        InputError: If it is not a folder.
+        InputError: If it is neither a folder nor an address, or `adapters` was given for a folder.
+        MissingExtraError: If it needs PostgreSQL's client, which is not installed.
     """
 
-    def __init__(self, root: str | Path) -> None:
-        if "://" in str(root):
-            raise InputError(f"A registry is a folder of cards. Found {str(root)!r}. Give the path of a folder.")
-        self.root = Path(root)
-        if self.root.exists() and not self.root.is_dir():
-            raise InputError(f"A registry is a folder. Found the file {self.root}. Give the folder with the cards.")
-
-    def __repr__(self) -> str:
-        return f"Registry({str(self.root)!r})"
-
-    def __getitem__(self, name: str) -> Task:
-        """The task of that name.
-
-        Args:
-            name: A task's name.
-
-        Raises:
-            TaskNotFoundError: If there is none; the message names the nearest one.
-            CardError: If the name breaks its rule or the card is wrong.
-        """
-        self._find(name)
-        return read_card(self.root, name)
-
-    def __contains__(self, name: object) -> bool:
-        try:
-            return (self.root / check_name(str(name)) / CARD).is_file()
-        except CardError:
-            return False
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([record.name for record in self._records()])
-
-    def __len__(self) -> int:
-        return len(self._records())
-
-    def __bool__(self) -> bool:
-        return True  # an empty registry is still one: `registry or default` keeps it
-
-    def under(self, prefix: str) -> list[Task]:
-        """The tasks at and below a branch, in the names' order.
-
-        Args:
-            prefix: The branch's name; the empty string is the whole tree.
-
-        Raises:
-            TaskNotFoundError: If there is no such branch; the message names the nearest one.
-            CardError: If any card is wrong; the message lists every fault.
-        """
-        records = self._records(prefix and check_name(prefix))
-        if prefix and not records:
-            branches = {name.rsplit("/", cut)[0] for name in self for cut in range(1 + name.count("/"))}
-            near = did_you_mean(prefix, sorted(branches))
-            raise TaskNotFoundError(f"No branch {prefix!r} in {self.root}.{near} See `adapterhub ls`.")
-        return [task_of(record) for record in records]
+    def __init__(self, place: str | Path, *, adapters: str | Path | None = None) -> None:
+        super().__init__(place, adapters=adapters)
+        self._heard: tuple[str, int] | None = None
 
     def add(self, task: Task, adapter: str | Path | None = None, *, replace: bool = False) -> Task:
         """Store a task; it is there whole, and lasts through a loss of power, or nothing has changed.
 
         Args:
-            task: The task. What its card inherits from the groups above is not written again.
+            task: The task. In a folder, what its card inherits from the groups above is not written again.
             adapter: A sealed adapter folder, copied as the task's next version. Without it the card keeps the
                 adapter that it names: a version that is there, a pinned place on the Hub, or none.
             replace: Whether a task of that name may be there already. Its older versions stay.
@@ -104,191 +55,146 @@ class Registry:
             The task as stored, with its adapter and content hash.
 
         Raises:
-            InputError: If the task is there and `replace` is not set, or the folder cannot be written to.
-            CardError: If the card, a group's file above it or its stack is wrong.
-            IntegrityError: If the adapter's files are not whole, or not those that the card states.
+            InputError: If the task is there and `replace` is not set, or the place cannot be written to.
+            CardError: If the card, a group's file above it or its stack is wrong, or its labels are not in the order of
+                the adapter's head.
+            IntegrityError: If the adapter's files are not whole, or not those that the card states; or the disk is
+                full.
             HubError: If an adapter on the Hub cannot be pulled.
         """
-        if adapter is None and task.adapter is not None and task.adapter.startswith("hf://") and task.sha256 is None:
-            task = self._stated(task, resolve(task.adapter, self._derived(), None))
-        shelf = self._shelf()
-        with shelf.writing():
-            self._check_addition(task, replace=replace)
-            if adapter is None and task.adapter is not None and not task.adapter.startswith("hf://"):
-                task = self._stated(task, self.root / task.name / task.adapter)
-            catalog = self._catalog()
-            catalog.get(task.name)  # a damaged catalogue is told before anything changes
-            stored = shelf.place(task, None if adapter is None else Path(adapter))
-            put_one(self.root, catalog, stored)
-        return stored
+        return changes.add(self.store, task, None if adapter is None else Path(adapter), replace=replace)
+
+    def add_example(self, name: str, text: str) -> Task:
+        """Store one more example with a task, durably; the router hears it at its next call.
+
+        Args:
+            name: The task's name.
+            text: An input that belongs to the task; nothing changes if it is among the examples already.
+
+        Returns:
+            The task as stored.
+
+        Raises:
+            TaskNotFoundError: If there is no such task.
+            CardError: If the card would break its rules, for instance with too many examples.
+        """
+        return changes.add_example(self.store, name, text)
 
     def remove(self, name: str) -> None:
         """Remove a task with all its versions; tasks below it and its group's file stay.
 
         Args:
-            name: The task's name.
+            name: The name of a task, active or retired.
 
         Raises:
             TaskNotFoundError: If there is none.
-            InputError: If the folder cannot be written to.
+            InputError: If the place cannot be written to.
         """
-        self._find(name)
-        shelf = self._shelf()
-        with shelf.writing():
-            self._find(name)  # another process may have been faster
-            shelf.take(name)
-            catalog = self._catalog()
-            if catalog.get(name) is not None:
-                catalog.delete([name])
+        changes.find(self.store, name)
+        with changes.writing(self.store.writing(), self.place):
+            changes.find(self.store, name)  # another process may have been faster
+            self.store.take(name)
 
-    def versions(self, name: str) -> list[str]:
-        """The versions of a task's adapter in the folder, oldest first.
+    def retire(self, name: str) -> None:
+        """Keep a task, but neither list it nor route to it any more.
 
         Args:
-            name: The task's name.
+            name: The task's name; nothing changes if it is retired already.
 
         Raises:
             TaskNotFoundError: If there is none.
         """
-        return versions_in(self._find(name))
+        changes.turn(self.store, name, "retired")
 
-    def adapter_path(self, name: str) -> Path | None:
-        """The folder of a task's adapter, or None if the task has none yet.
-
-        An adapter on the Hub is pulled at the first use and held against the card's content hash.
+    def restore(self, name: str) -> None:
+        """Make a retired task active again.
 
         Args:
-            name: The task's name.
+            name: The task's name; nothing changes if it is active already.
 
         Raises:
-            TaskNotFoundError: If there is no such task.
-            IntegrityError: If the folder is missing, or is not what the card states.
-            HubError: If it cannot be pulled.
+            TaskNotFoundError: If there is none.
         """
-        task = self[name]
-        if task.adapter is None:
-            return None
-        if task.adapter.startswith("hf://"):
-            return resolve(task.adapter, self._derived(), task.sha256)
-        folder = self.root / name / task.adapter
-        if not folder.is_dir():
-            there = ", ".join(self.versions(name)) or "no version"
-            raise IntegrityError(
-                f"{name}: its card names the adapter {task.adapter}. Found {there}. Restore the folder."
-            )
-        return folder
-
-    def base_path(self, name: str) -> str:
-        """A task's base model: a folder of this registry such as `_base`, or else what the card says.
-
-        Args:
-            name: The task's name.
-
-        Raises:
-            TaskNotFoundError: If there is no such task.
-        """
-        base = self[name].base_model
-        inside = self.root / base
-        is_ours = bool(base) and ".." not in Path(base).parts and inside.is_dir()
-        return str(inside) if is_ours else base
+        changes.turn(self.store, name, "active")
 
     def verify(self) -> list[str]:
-        """Every fault found: cards, adapters' bytes, orphans, stacks, the catalogue. Nothing is raised.
+        """Every fault found: cards or rows, adapters' bytes, orphans, stacks, the catalogue. Nothing is raised.
 
         What interrupted writes have left is settled first.
         """
-        if not self.root.is_dir():
-            return [f"{self.root}: a registry is a folder. Found none. Check the path."]
-        derived = self._derived()
-        with Shelf(self.root, derived).writing():
-            return verify(self.root, self._catalog(), derived)
+        return self._checked(lambda: [*self.store.verify(), *index_faults(self._indexes()).values()])
+
+    def repair(self) -> list[str]:
+        """Repair what can be repaired: what killed writers left, a damaged catalogue or database.
+
+        Returns:
+            A sentence for each thing done. What stays wrong is what `verify` finds afterwards.
+        """
+        return self._checked(self._repair)
 
     def vectors(self, encoder: Encoder) -> list[TaskVectors]:
         """What an encoder hears of each task, in the names' order.
-
-        Only contents that this encoder has not heard yet are encoded; the catalogue keeps the rest.
 
         Args:
             encoder: The encoder.
 
         Raises:
             CardError: If any card is wrong; the message lists every fault.
-            InputError: If the encoder's rows do not have the shape and unit length that it promises.
+            InputError: As `heard` does.
         """
-        if not self.root.is_dir():
-            return []
-        self.refresh()
-        catalog = self._catalog()
-        fill_vectors(catalog, encoder)
-        return catalog.vectors(encoder.fingerprint)
+        return self.heard(encoder).vectors(encoder.fingerprint) if self.refresh() else []
 
-    def refresh(self) -> int:
-        """Bring the catalogue up to the cards; only those whose files have changed are read.
+    def heard(self, encoder: Encoder) -> Catalog:
+        """The catalogue, up to date, with the vectors of every active task by this encoder.
 
-        Returns:
-            The number of the catalogue's newest commit: unchanged where nothing has changed.
+        Only contents that it has not heard yet are encoded; the catalogue keeps the rest. A folder's catalogue follows
+        whatever encoder is asked for.
+
+        Args:
+            encoder: The encoder.
 
         Raises:
-            CardError: If any card is wrong, after all others have been mirrored; the message lists every fault.
+            CardError: If any card is wrong; the message lists every fault.
+            InputError: If a database holds the vectors of another encoder, or the encoder's rows do not have the shape
+                and unit length that it promises.
         """
-        derived = self._derived()
-        catalog = self._catalog()
-        new, gone, faults = changes(self.root, catalog)
-        if new or gone:
-            with locked(derived / "lock"):
-                faults = mirror(self.root, catalog)
-        if faults:
-            raise CardError(faults)
-        return catalog.seq
+        seq, catalog = self.refresh(), self.store.catalog
+        # A folder's catalogue may have been deleted and made again: then it is bound to none.
+        if (encoder.fingerprint, seq) != self._heard or catalog.encoder != encoder.fingerprint:
+            self.store.hear(encoder.fingerprint)
+            self._heard = (encoder.fingerprint, fill_vectors(catalog, encoder))
+        return catalog
 
-    def _derived(self) -> Path:
-        return derived_folder(self.root)
+    def reindex(self, encoder: Encoder, progress: Callable[[int], None] | None = None) -> int:
+        """Bind the catalogue to an encoder and encode every task with it; killed, it goes on where it was.
 
-    def _catalog(self) -> SqliteCatalog:
-        return SqliteCatalog(self._derived() / "catalog.sqlite")
+        Args:
+            encoder: The encoder.
+            progress: Told the number of tasks of each batch that was encoded and kept.
 
-    def _records(self, prefix: str = "") -> list[TaskRecord]:
-        if not self.root.is_dir():
+        Returns:
+            The number of tasks.
+        """
+        catalog = self.catalog
+        if catalog.encoder != encoder.fingerprint:
+            catalog.bind(encoder.fingerprint)
+        self._heard = (encoder.fingerprint, fill_vectors(catalog, encoder, progress))
+        return catalog.count()
+
+    def _repair(self) -> list[str]:
+        done = self.store.repair()
+        for folder, fault in index_faults(self._indexes()).items():
+            shutil.rmtree(folder, ignore_errors=True)
+            done.append(f"{fault} It was deleted.")
+        return done
+
+    def _indexes(self) -> Path:
+        return self.store.derived / "index"
+
+    def _checked(self, look: Callable[[], list[str]]) -> list[str]:
+        if isinstance(self.store, FolderStore) and not self.root.is_dir():
+            return [f"{self.root}: a registry is a folder. Found none. Check the path."]
+        if self.store.empty:
             return []
-        self.refresh()
-        return self._catalog().records(prefix)
-
-    def _find(self, name: str) -> Path:
-        folder = self.root / check_name(name)
-        if not (folder / CARD).is_file():
-            names, _ = scan_tree(self.root)
-            near = did_you_mean(name, names)
-            hint = name.rpartition("/")[0]
-            more = f" See `adapterhub ls{' ' + hint if hint else ''}`."
-            raise TaskNotFoundError(f"No task {name!r} in {self.root} ({len(names):,} tasks).{near}{more}")
-        return folder
-
-    def _shelf(self) -> Shelf:
-        durable_folder(self.root)
-        derived = self._derived()
-        if derived != self.root / DERIVED:
-            raise InputError(
-                f"A registry is changed where it can be written to. {self.root} cannot. Copy it elsewhere."
-            )
-        return Shelf(self.root, derived)
-
-    def _check_addition(self, task: Task, *, replace: bool) -> None:
-        if task.name in self and not replace:
-            raise InputError(
-                f"A task is added once. {task.name!r} is in {self.root} already. Replace it with "
-                "`replace=True` (`adapterhub add --replace`), or choose another name."
-            )
-        catalog = self._catalog()
-        if task.stack:
-            mirror(self.root, catalog)
-        stacks = {record.name: task_of(record).stack for record in catalog.records()} if task.stack else {}
-        faults = stack_faults(task, stacks)
-        if faults:
-            raise CardError(faults)
-
-    def _stated(self, task: Task, folder: Path) -> Task:
-        """The task with the content hash of an adapter that is there, which must be the one stated if one is."""
-        faults = adapter_faults(folder, task.sha256)
-        if faults:
-            raise IntegrityError(f"{task.name}: its adapter is not what the card states. {' '.join(faults)}")
-        return dataclasses.replace(task, sha256=hash_of(folder))
+        with changes.writing(self.store.checking(), self.place):
+            return look()

@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from adapterhub.durable import durable_folder, sync_folder
 from adapterhub.errors import CardError
-from adapterhub.registry._files import copy_adapter, durable_folder, prune, sync_folder, versions_in
-from adapterhub.registry._lock import locked
-from adapterhub.task import CARD, GROUP, Task, read_card, read_group, write_card
+from adapterhub.registry._files import copy_adapter, versions_in
+from adapterhub.registry._staging import Intent, Staging
+from adapterhub.task import CARD, GROUP, RETIRED, Task, read_card, read_group, write_card
 
 __all__ = ["Shelf"]
 
-_INTENT = "intent.json"
-_STAGING = "staging-"
-
-
-class _Intent(NamedTuple):
-    """What a staging folder is for: `add` or `remove`, the task, and its entries beside the card."""
-
-    action: str
-    name: str
-    entries: tuple[str, ...]
-
 
 class Shelf:
-    """Writes to the tree, one writer at a time.
+    """Writes to the tree; each call while `staging.writing()`.
 
-    A change is written aside in a folder `staging-…` with a note of what it will do. The card's move is the commit: an
-    adapter's version is in its place before the card appears, and leaves it after the card is gone. Whatever a killed
-    process has left is settled by the next writer from the note.
+    A change is written aside first. The card's move is the commit: an adapter's version is in its place before the card
+    appears, and leaves it after the card is gone.
 
     Args:
         root: Folder of the tree.
@@ -44,90 +27,75 @@ class Shelf:
     """
 
     def __init__(self, root: Path, derived: Path) -> None:
-        self.root, self.derived = root, derived
+        self.root = root
+        self.staging = Staging(root, derived, self._left_over)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the lock, after settling what killed writers have left."""
-        self.derived.mkdir(parents=True, exist_ok=True)
-        with locked(self.derived / "lock"):
-            for staging in sorted(self.derived.glob(f"{_STAGING}*")):
-                self._settle(staging)
-            yield
-
-    def place(self, task: Task, adapter: Path | None) -> Task:
-        """Put a task into the tree; call it while `writing`.
+    def place(self, task: Task, adapters: Mapping[str, Path], *, retired: bool = False) -> Task:
+        """Put a task into the tree.
 
         Args:
             task: The task.
-            adapter: A sealed adapter folder that becomes the next version, or None to keep what the card says.
+            adapters: Sealed adapter folders by the version that each of them becomes.
+            retired: Whether it is put there as a retired task.
 
         Returns:
-            The task as stored, with its adapter and content hash.
+            The task as stored, with the content hash of its adapter if that came along.
 
         Raises:
             CardError: If a card above is wrong, or a folder on the way is a link; then nothing has changed.
-            IntegrityError: If the adapter's folder is not whole; then nothing has changed.
+            IntegrityError: If an adapter's folder is not whole; then nothing has changed.
         """
         folder = self.root / task.name
         self._refuse_links(folder)
-        version = None if adapter is None else f"v{max((int(v[1:]) for v in versions_in(folder)), default=0) + 1}"
-        staging = self._stage("add", task.name, [] if version is None else [version])
+        aside = self.staging.begin(Intent("retire" if retired else "add", task.name, tuple(adapters)))
         try:
-            if adapter is not None and version is not None:
-                sha256 = copy_adapter(adapter, staging / version)
-                task = dataclasses.replace(task, adapter=version, sha256=sha256)
-            write_card(staging / CARD, task, read_group(self.root, task.name))
-            if read_card(self.root, task.name, staging / CARD) != task:
-                raise CardError([f"{task.name}: a card written below its groups should say the same when it is read."])
+            for version, source in adapters.items():
+                sha256 = copy_adapter(source, aside / version)
+                task = dataclasses.replace(task, sha256=sha256) if version == task.adapter else task
+            self._write(aside / CARD, task)
             durable_folder(folder)
-            if version is not None:
-                (staging / version).replace(folder / version)
+            for version in adapters:
+                (aside / version).replace(folder / version)
+            if adapters:
                 sync_folder(folder)
-            (staging / CARD).replace(folder / CARD)  # the commit
+            (aside / CARD).replace(folder / (RETIRED if retired else CARD))  # the commit
             sync_folder(folder)
         finally:
-            self._settle(staging)
+            self.staging.settle(aside)
         return task
 
     def take(self, name: str) -> None:
-        """Take a task that is there out of the tree; call it while `writing`.
+        """Take a task out of the tree: its card, versions and other files; a group's file and the tasks below stay.
 
-        Its card, versions and other files go. A group's file and the tasks below stay.
+        Args:
+            name: Name of a task that is there, active or retired.
+        """
+        folder = self.root / name
+        cards = [card for card in (CARD, RETIRED) if (folder / card).is_file()]
+        others = [entry.name for entry in folder.iterdir() if entry.is_file() and entry.name not in (*cards, GROUP)]
+        aside = self.staging.begin(Intent("remove", name, (*cards[1:], *versions_in(folder), *others)))
+        try:
+            (folder / cards[0]).replace(aside / CARD)  # the commit
+            sync_folder(folder)
+        finally:
+            self.staging.settle(aside)
+
+    def turn(self, name: str, *, retired: bool) -> None:
+        """Retire an active task, or make a retired one active again.
 
         Args:
             name: The task's name.
+            retired: What it shall be.
         """
         folder = self.root / name
-        files = [entry.name for entry in folder.iterdir() if entry.is_file() and entry.name not in (CARD, GROUP)]
-        staging = self._stage("remove", name, [*versions_in(folder), *files])
-        try:
-            (folder / CARD).replace(staging / CARD)  # the commit
-            sync_folder(folder)
-        finally:
-            self._settle(staging)
+        before, after = (CARD, RETIRED) if retired else (RETIRED, CARD)
+        (folder / before).replace(folder / after)  # the commit
+        sync_folder(folder)
 
-    def _stage(self, action: str, name: str, entries: Sequence[str]) -> Path:
-        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=self.derived))
-        with (staging / _INTENT).open("w", encoding="utf-8") as file:
-            json.dump([action, name, list(entries)], file)
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(staging)
-        sync_folder(self.derived)
-        return staging
-
-    def _settle(self, staging: Path) -> None:
-        """Finish or undo one change, by its note and by whether its card has moved; then forget it."""
-        intent = _read_intent(staging / _INTENT)
-        if intent is not None:
-            folder = self.root / intent.name
-            # Adding: a card still aside was never committed. Removing: a card aside is committed.
-            for entry in intent.entries if (staging / CARD).is_file() else ():
-                if intent.action == "remove" or not (staging / entry).exists():
-                    _delete(folder / entry)
-            prune(folder, self.root)
-        shutil.rmtree(staging)
+    def _write(self, path: Path, task: Task) -> None:
+        write_card(path, task, read_group(self.root, task.name))
+        if read_card(self.root, task.name, path) != task:
+            raise CardError([f"{task.name}: a card written below its groups should say the same when it is read."])
 
     def _refuse_links(self, folder: Path) -> None:
         for place in (folder, *folder.parents):
@@ -136,16 +104,11 @@ class Shelf:
             if place.is_symlink():
                 raise CardError([f"{place}:1: a tree is made of real folders. Found a link. Move the folder here."])
 
-
-def _read_intent(path: Path) -> _Intent | None:
-    try:
-        return _Intent(*json.loads(path.read_bytes()))
-    except (FileNotFoundError, ValueError, TypeError):  # killed before the note was whole: nothing had moved yet
-        return None
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    def _left_over(self, intent: Intent, aside: Path) -> Sequence[str]:
+        """Adding: a card still aside was never committed. Removing: a card aside is committed."""
+        card_aside = (aside / CARD).is_file()
+        if intent.action == "remove" or card_aside:
+            return intent.entries if card_aside else ()
+        new, old = (RETIRED, CARD) if intent.action == "retire" else (CARD, RETIRED)
+        # The card of the other kind is out of date once the new one is in its place.
+        return (old,) if (self.root / intent.name / new).is_file() else ()

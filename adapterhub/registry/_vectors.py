@@ -2,58 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterhub.catalog import Catalog, TaskVectors
+from adapterhub.catalog import Catalog, TaskRecord, TaskVectors
 from adapterhub.encoder import Encoder
-from adapterhub.errors import InputError
-from adapterhub.registry._mirror import task_of
+from adapterhub.errors import InputError, IntegrityError
+from adapterhub.registry._rows import task_of
 from adapterhub.task import Task
 
 __all__ = ["fill_vectors"]
 
-_BATCH = 1024
-_Hashed = tuple[str, Task]
+_TEXTS = 1024  # encoded and committed at once
+_TASKS = 4096  # asked for at once
+_Unheard = tuple[TaskRecord, Task]
 
 
-def fill_vectors(catalog: Catalog, encoder: Encoder) -> None:
+def fill_vectors(catalog: Catalog, encoder: Encoder, progress: Callable[[int], None] | None = None) -> int:
     """Encode the content of every active task that this encoder has not heard yet.
 
     Args:
         catalog: The catalogue, which keeps the vectors; each batch is kept as soon as it is encoded.
         encoder: The encoder.
+        progress: Told the number of tasks of each batch that has been kept.
+
+    Returns:
+        Number of a commit after which no task was missing.
 
     Raises:
         InputError: If the encoder's rows do not have the shape and unit length that it promises.
     """
-    unheard = {record.content_hash: record for record in catalog.missing(encoder.fingerprint)}
-    for batch in _batches([(key, task_of(record)) for key, record in unheard.items()]):
-        catalog.put_vectors(encoder.fingerprint, _encode(encoder, batch))
+    before: list[tuple[int, str]] = []
+    while True:
+        seq = catalog.seq
+        records = catalog.missing(encoder.fingerprint, limit=_TASKS)
+        if not records:
+            return seq
+        asked = [(record.id, record.content_hash) for record in records]
+        if asked == before:
+            text = "Run `adapterhub fsck`."
+            raise IntegrityError(f"The catalogue keeps vectors that it was given. Found none of {len(asked)}. {text}")
+        before = asked
+        for batch in _batches([(record, task_of(record)) for record in records]):
+            catalog.put_vectors(encoder.fingerprint, _encode(encoder, batch))
+            if progress is not None:
+                progress(len(batch))
 
 
-def _batches(tasks: Sequence[_Hashed]) -> Iterator[list[_Hashed]]:
-    batch: list[_Hashed] = []
+def _batches(tasks: Sequence[_Unheard]) -> Iterator[list[_Unheard]]:
+    batch: list[_Unheard] = []
     texts = 0
-    for key, task in tasks:
-        batch.append((key, task))
+    for record, task in tasks:
+        batch.append((record, task))
         texts += 1 + len(task.examples)
-        if texts >= _BATCH:
+        if texts >= _TEXTS:
             yield batch
             batch, texts = [], 0
     if batch:
         yield batch
 
 
-def _encode(encoder: Encoder, batch: Sequence[_Hashed]) -> Mapping[str, TaskVectors]:
+def _encode(encoder: Encoder, batch: Sequence[_Unheard]) -> list[TaskVectors]:
     texts = [text for _, task in batch for text in (task.description, *task.examples)]
     rows = _checked(encoder, encoder.encode(texts), len(texts))
-    vectors, start = {}, 0
-    for key, task in batch:
+    vectors, start = [], 0
+    for record, task in batch:
         stop = start + 1 + len(task.examples)
-        vectors[key] = TaskVectors.of(task.name, rows[start], rows[start + 1 : stop])
+        found = TaskVectors.of(task.name, rows[start], rows[start + 1 : stop], record.content_hash, record.id)
+        vectors.append(found)
         start = stop
     return vectors
 

@@ -13,7 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from adapterhub.registry import Registry
+from registry_stores import open_at
+
+from adapterhub.registry import Registry, import_tasks
 from adapterhub.task import Task
 
 
@@ -37,13 +39,13 @@ def tree(root: Path) -> dict[str, bytes]:
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
         for path in files
-        if path.relative_to(root).parts[0] != ".catalog"
+        if ".catalog" not in path.parts and not path.name.startswith("tasks.db")
     }
 
 
-def register_many(root: str, adapter: str, prefix: str, count: int, acknowledged: str) -> None:
+def register_many(place: str, adapter: str, prefix: str, count: int, acknowledged: str) -> None:
     """Register tasks one after another, noting each one that `add` has returned for."""
-    registry = Registry(root)
+    registry = Registry(place)
     with Path(acknowledged).open("a") as file:
         for number in range(count):
             name = f"{prefix}/t{number}"
@@ -51,14 +53,14 @@ def register_many(root: str, adapter: str, prefix: str, count: int, acknowledged
             os.write(file.fileno(), f"{name}\n".encode())
 
 
-def kill_at_random(root: str, adapter: str, acknowledged: str, rounds: int) -> None:
+def kill_at_random(place: str, adapter: str, acknowledged: str, rounds: int) -> None:
     """Fork a process that registers tasks, kill it a random while after its first one, and again."""
     chance = random.Random(0)
     for moment in range(rounds):
         before = Path(acknowledged).stat().st_size
         child = os.fork()
         if child == 0:
-            register_many(root, adapter, f"p{moment}", 999, acknowledged)
+            register_many(place, adapter, f"p{moment}", 999, acknowledged)
             os._exit(1)
         while Path(acknowledged).stat().st_size == before:
             time.sleep(0.001)
@@ -69,15 +71,15 @@ def kill_at_random(root: str, adapter: str, acknowledged: str, rounds: int) -> N
             sys.exit(1)
 
 
-def die_at_each(template: str, folder: str, adapter: str, action: str) -> None:
-    """Do the same change to copies of a registry, killed before its first file operation, its second, and so on."""
-    for moment in range(1, 200):
+def die_at_each(kind: str, template: str, folder: str, adapter: str, action: str, step: int) -> None:
+    """Do the same change to copies of a registry, killed before its first file operation, another one, and so on."""
+    for moment in range(1, 400, step):
         root = f"{folder}/{moment:03}"
         shutil.copytree(template, root)
         child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
-                die_at(root, adapter, action, moment)
+                die_at(kind, root, adapter, action, moment)
                 os._exit(0)
             os._exit(1)
         _, status = os.waitpid(child, 0)
@@ -86,7 +88,7 @@ def die_at_each(template: str, folder: str, adapter: str, action: str) -> None:
     sys.exit(2)
 
 
-def die_at(root: str, adapter: str, action: str, moment: int) -> None:
+def die_at(kind: str, root: str, adapter: str, action: str, moment: int) -> None:
     """Change a registry and be killed just before the given file operation below its folder."""
     operations = {"open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "shutil.rmtree", "sqlite3.connect"}
     count = 0
@@ -99,10 +101,14 @@ def die_at(root: str, adapter: str, action: str, moment: int) -> None:
             if count == moment:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    registry = Registry(root)
+    registry = open_at(kind, root)
     sys.addaudithook(hook)
     if action == "remove":
         registry.remove("old/task")
+    elif action == "retire":
+        registry.retire("old/task")
+    elif action == "import":
+        import_tasks(registry, Path(adapter).with_name("tasks.jsonl"), replace=True)
     elif action == "replace":
         registry.add(Task("old/task", "Another."), Path(adapter), replace=True)
     else:

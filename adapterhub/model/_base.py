@@ -60,11 +60,11 @@ def _without_bar() -> Iterator[None]:
 
 def only_base(registry: Registry) -> str:
     """The base that all tasks with an adapter share; a card without one does not answer, so it has no say."""
-    bases = sorted({registry.base_path(task.name) for task in registry.under("") if task.adapter is not None})
+    bases = registry.bases()
     if len(bases) != 1 or not bases[0]:
         found = ", ".join(base or "a card without one" for base in bases) or "none"
         raise InputError(
             "Without `base`, all tasks with an adapter name the same `base_model`. "
-            f"Found {found} in {registry.root}. Give `base`, or train a task first."
+            f"Found {found} in {registry.place}. Give `base`, or train a task first."
         )
     return bases[0]

@@ -64,8 +64,9 @@ class Background:
                     outers=_square(stored["outers"]),
                     inverse_counts=float(numbers[2]),
                 )
-                scores, misses = (stored[key].astype(np.float64) for key in ("scores", "misses"))
-                return cls(str(stored["fingerprint"]), sums, Calibration(float(numbers[3]), scores, misses))
+                scores, rivals = (stored[key].astype(np.float64) for key in ("scores", "rivals"))
+                calibration = Calibration(float(numbers[3]), scores, rivals, float(numbers[4]))
+                return cls(str(stored["fingerprint"]), sums, calibration)
         except (KeyError, ValueError, IndexError, OSError, EOFError, BadZipFile) as error:
             raise IntegrityError(
                 f"Background statistics are an .npz of known arrays. Found {path}: {error}. Make it again."
@@ -77,7 +78,7 @@ class Background:
         Args:
             path: Path of the .npz to write.
         """
-        sums = self.sums
+        sums, calibration = self.sums, self.calibration
         upper = np.triu_indices(len(sums.means))
         np.savez_compressed(
             path,
@@ -85,9 +86,11 @@ class Background:
             scatter=sums.scatter[upper].astype(np.float32),
             outers=sums.outers[upper].astype(np.float32),
             means=sums.means.astype(np.float32),
-            numbers=np.array([sums.freedom, sums.tasks, sums.inverse_counts, self.calibration.temperature]),
-            scores=self.calibration.scores.astype(np.float32),
-            misses=self.calibration.misses.astype(np.float32),
+            numbers=np.array(
+                [sums.freedom, sums.tasks, sums.inverse_counts, calibration.temperature, calibration.null]
+            ),
+            scores=calibration.scores.astype(np.float32),
+            rivals=calibration.rivals.astype(np.float32),
         )
 
 

@@ -1,4 +1,4 @@
-"""Two-covariance PLDA in closed form: the map that one statistics epoch fixes, rows of tasks and lifted queries.
+"""Two-covariance PLDA in closed form: the map that one statistics epoch fixes, and the rows and queries it makes.
 
 A task is a Gaussian around its mean with a covariance shared by all; the means are Gaussian themselves (Ioffe 2006;
 Prince and Elder 2007). The score is the log-likelihood ratio of *same task as these examples* against *a task never
@@ -7,11 +7,14 @@ seen*.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapterhub.catalog import Queries, Rows, VectorBlock
 from adapterhub.errors import InputError
 from adapterhub.router._statistics import Sums
 
@@ -27,6 +30,9 @@ LEAST_PSI = 1e-3
 LEAST_VARIANCE = 1e-10
 LEAST_TASKS = 4  # below these not even two scalars can be estimated
 LEAST_FREEDOM = 8
+MOST_FLOAT16 = 65504.0
+_CHUNK = 4096  # rows in float64 at once
+_TILE = 64
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,116 @@ class Epoch:
 
     @property
     def width(self) -> int:
-        """Length 2 r + 1 of a task's row."""
+        """Length 2 r + 1 of a task's row as `row` gives it."""
         return 2 * len(self.psi) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal only for epochs that make the same rows."""
+        digest = hashlib.blake2b(b"plda rows 1", digest_size=16)
+        for part in (self.mu, self.transform, self.psi):
+            digest.update(f"{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part, dtype="<f8").tobytes())
+        return digest.hexdigest()
+
+    def rows(self, block: VectorBlock) -> Rows:
+        """The rows of many tasks, rounded as every index keeps them. `row` is the formula that they follow.
+
+        The linear part is m / v in float16, the group is 2 n, which fixes v, and the offset is b of the rounded m. A
+        task's row does not depend on the other tasks of the block.
+
+        Args:
+            block: Vectors of n tasks.
+
+        Returns:
+            n rows of r numbers.
+
+        Raises:
+            InputError: If vectors are of another width or not finite.
+        """
+        self._check(block)
+        weight = np.where(block.counts, DESCRIPTION_WEIGHT * (block.counts <= DESCRIPTION_UNTIL), 1.0)
+        weight *= block.described  # how many examples the description stands for
+        group = np.rint(2 * (block.counts + weight)).astype(np.int32)
+        linear = np.empty((len(block), len(self.psi)), dtype=np.float16)
+        offset = np.empty(len(block), dtype=np.float32)
+        for start in range(0, len(block), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            total = block.totals[part].astype(np.float64)
+            total += weight[part, None] * block.descriptions[part]
+            linear[part], offset[part] = self._rounded(total, group[part])
+        return Rows(linear, group, offset)
+
+    def queries(self, vectors: NDArray[np.floating], groups: int, used: NDArray[np.int32] | None = None) -> Queries:
+        """What encodings ask of an index of rows. Each depends on its own encoding only.
+
+        Args:
+            vectors: (b, d) encodings.
+            groups: Number g of groups of rows: 1 + the largest.
+            used: The groups that there are; the numbers of the others are left 0. None for all.
+
+        Raises:
+            InputError: If the width differs or an encoding is not finite.
+        """
+        centred = self._centred(vectors)
+        # One product for each query: BLAS rounds a row differently when other rows come and go.
+        linear = np.stack([row @ self.transform for row in centred]) if len(centred) else centred[:, : len(self.psi)]
+        known = np.arange(groups) if used is None else used
+        weights = self._weights(known)
+        numbers = np.zeros((len(linear), groups))
+        for query, number in zip(linear, numbers, strict=True):
+            number[known] = (weights * (query * query)).sum(axis=1)
+        return Queries(linear, numbers)
+
+    def shares(self, groups: NDArray[np.int32]) -> Doubles:
+        """What a text of some task adds to the rows of each group, on average.
+
+        Args:
+            groups: (g,) groups.
+        """
+        found: Doubles = (self._weights(groups) * (1 + self.psi)).sum(axis=1)
+        return found
+
+    def _weights(self, groups: NDArray[np.integer]) -> Doubles:
+        """(g, r) what the squares of a query are multiplied by for rows of each group."""
+        return -0.5 * (1 / self._variances(groups) - 1 / (1 + self.psi))
+
+    def _rounded(self, total: Doubles, group: NDArray[np.int32]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+        known, which = np.unique(group, return_inverse=True)
+        total /= np.maximum(group / 2, 0.5)[:, None]
+        total -= self.mu
+        total[group == 0] = 0
+        # Whole tiles only, so that BLAS takes the same way for every row of every block.
+        padded = np.zeros((-(-len(total) // _TILE) * _TILE, total.shape[1]))
+        padded[: len(total)] = total
+        variances = self._variances(known)
+        gains = known[:, None] / 2 * self.psi
+        scaled = (padded @ self.transform)[: len(total)] * (gains / (gains + 1) / variances)[which]
+        linear = np.clip(scaled, -MOST_FLOAT16, MOST_FLOAT16).astype(np.float16)
+        constants = (np.log(variances) - np.log(1 + self.psi)).sum(axis=1)
+        offset = (linear.astype(np.float64) ** 2 * variances[which]).sum(axis=1)
+        offset += constants[which]
+        return linear, (-0.5 * offset).astype(np.float32)
+
+    def _variances(self, group: NDArray[np.integer]) -> Doubles:
+        """(g, r) variances v of a new query about a task of each group."""
+        n = group[:, None] / 2
+        variances: Doubles = 1 + self.psi / (n * self.psi + 1)
+        return variances
+
+    def _check(self, block: VectorBlock) -> None:
+        for what, vectors in (("examples", block.totals), ("description", block.descriptions)):
+            if vectors.shape != (len(block), len(self.mu)):
+                raise InputError(
+                    f"Vectors have shape (n, {len(self.mu)}). Found {vectors.shape}. Encode the catalogue again: "
+                    "adapterhub reindex."
+                )
+            finite = np.isfinite(vectors).all(axis=1)
+            if not finite.all():
+                raise InputError(
+                    f"Vectors are finite. Found NaN or infinity in the {what} of the tasks numbered "
+                    f"{block.ids[~finite][:5].tolist()}. Encode the catalogue again: adapterhub reindex."
+                )
 
     def row(self, count: float, total: Doubles, description: Doubles | None) -> Doubles:
         """The row of a task: [m / v ; -(1 / v - 1 / (1 + psi)) / 2 ; b].
@@ -134,9 +248,12 @@ class Epoch:
         Raises:
             InputError: If the width differs or an encoding is not finite.
         """
+        q = self._centred(vectors) @ self.transform
+        return np.concatenate([q, q * q, np.ones((len(q), 1))], axis=1)
+
+    def _centred(self, vectors: NDArray[np.floating]) -> Doubles:
         if vectors.ndim != 2 or vectors.shape[1] != len(self.mu):
             raise InputError(f"Encodings have shape (n, {len(self.mu)}). Found {vectors.shape}. Check the encoder.")
         if not np.isfinite(vectors).all():
             raise InputError("Encodings are finite. The encoder gave NaN or infinity. Check its weights and the text.")
-        q = (vectors - self.mu) @ self.transform
-        return np.concatenate([q, q * q, np.ones((len(q), 1))], axis=1)
+        return vectors.astype(np.float64) - self.mu

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from adapterhub.catalog import ExactIndex
+from adapterhub.catalog import Scope
 from adapterhub.encoder import Encoder, check_texts
-from adapterhub.errors import InputError, TaskNotFoundError, did_you_mean
+from adapterhub.errors import InputError, did_you_mean
 from adapterhub.route import Route
 from adapterhub.router._background import Background
-from adapterhub.router._decide import Rules, decide
-from adapterhub.router._epoch import Epoch
-from adapterhub.router._fit import fit_own
-from adapterhub.router._rows import TaskRows
-from adapterhub.router._types import Decision, Policy, TaskSource, VectorsOfTask
+from adapterhub.router._chunks import Parts, split, united
+from adapterhub.router._conversation import check_decay, heard_together
+from adapterhub.router._decide import Rules
+from adapterhub.router._explain import Explanation, explained
+from adapterhub.router._hearing import Hearing
+from adapterhub.router._impact import Impact, impact_of
+from adapterhub.router._listener import Listener
+from adapterhub.router._scope import scope_of
+from adapterhub.router._types import Decision, Policy, TaskSource
+from adapterhub.task import Task
 
 __all__ = ["Router"]
 
@@ -31,7 +35,8 @@ class Router:
     they have more examples than the encoder has dimensions, else equal covariances; refit after adding many.
     Calibration then holds out a quarter of the examples at a time; with fewer than 40 of them nothing is refused.
 
-    New, changed and removed tasks of the registry are noticed at the next call. Safe to call from several threads.
+    New, changed and removed tasks of the registry are noticed at the next call. Equal scores are put in the order in
+    which their tasks were first added. Safe to call from several threads.
 
     Args:
         registry: Where the tasks are; those with an adapter are routed to.
@@ -61,57 +66,176 @@ class Router:
             raise InputError(
                 f"`alpha` is a share in [0, 1). Found {alpha}. Give 0.05 to refuse one good text in twenty."
             )
-        self._registry, self._encoder = registry, encoder
-        self._policy: Policy = policy
-        self._alpha = alpha
-        self._background = _background_for(encoder, background)
-        self._lock = threading.RLock()
-        self._branches: frozenset[str] = frozenset()
-        self._begin(own=False)
+        self._registry, self._encoder, self._policy, self._alpha = registry, encoder, policy, alpha
+        self._listener = Listener(registry, encoder, background)
 
-    def route(self, texts: Sequence[str], k: int = 1, *, under: str = "") -> list[Route]:
+    def route(
+        self,
+        texts: Sequence[str],
+        k: int = 1,
+        *,
+        under: str = "",
+        tags: Sequence[str] = (),
+        base_model: str | None = None,
+    ) -> list[Route]:
         """Pick the adapters of each text.
 
         Args:
             texts: Texts, none of them empty.
             k: Most adapters in a route; more than one only for ambiguous texts under the policy `mixture`.
             under: Look only at this task or group and what is below it.
+            tags: Look only at tasks that have all of these tags.
+            base_model: Look only at tasks whose card names this base model.
 
         Returns:
             One route a text; the empty route is the base model.
 
         Raises:
-            InputError: If k is below 1 or a text is empty.
-            TaskNotFoundError: If there is no such subtree.
+            InputError: If k is below 1, a text is empty, or the tags are no list.
+            TaskNotFoundError: If there is no such subtree; the message names the nearest one.
         """
-        return [decision.route for decision in self.decide(texts, k, under=under)]
+        return [decision.route for decision in self.decide(texts, k, under=under, tags=tags, base_model=base_model)]
 
-    def decide(self, texts: Sequence[str], k: int = 1, *, under: str = "") -> list[Decision]:
+    def decide(
+        self,
+        texts: Sequence[str],
+        k: int = 1,
+        *,
+        under: str = "",
+        tags: Sequence[str] = (),
+        base_model: str | None = None,
+    ) -> list[Decision]:
         """Pick the adapters of each text and say why; the arguments and errors are those of `route`.
 
         Returns:
-            One decision a text, with at least the 16 best candidates.
+            One decision a text, with at least the 16 best candidates; a text's decision does not depend on the others.
         """
-        if k < 1:
-            raise InputError(
-                f"`k` is the largest number of adapters and at least 1. Found {k}. Use k=1 for the best one."
-            )
+        _check_k(k)
         texts = check_texts(texts)
         vectors = self._encoder.encode(texts)
-        with self._lock:
-            self._synchronise()
-            scope = self._scope(under)
-            scored = self._rows.score(self._epoch.lift(vectors), scope)
-            tasks = len(self._rows.names(scope)) if scope else len(self._rows)
-            calibration = self._calibration
-        rules = Rules(
-            calibration.temperature,
-            calibration.threshold(self._alpha),
-            calibration.set_bound(self._alpha),
-            self._policy,
-            k,
+
+        def decide(hearing: Hearing) -> list[Decision]:
+            return hearing.decide(texts, hearing.score(vectors), self._rules(hearing, k))
+
+        return self._listener.ask(scope_of(under, tags, base_model), decide)
+
+    def decide_conversation(
+        self,
+        turns: Sequence[str],
+        k: int = 1,
+        *,
+        decay: float = 0.8,
+        under: str = "",
+        tags: Sequence[str] = (),
+        base_model: str | None = None,
+    ) -> Decision:
+        """Pick the adapters of a conversation's newest turn, with the turns before it as evidence.
+
+        A turn that alone clearly belongs to another task begins anew, and what was said before it is forgotten.
+
+        Args:
+            turns: What the user said, oldest first; at least one turn, none of them empty.
+            k: As for `route`.
+            decay: Weight of a turn against the next one, in (0, 1].
+            under: As for `route`.
+            tags: As for `route`.
+            base_model: As for `route`.
+
+        Raises:
+            InputError: If there is no turn, or an argument is outside its range.
+            TaskNotFoundError: If there is no such subtree.
+        """
+        _check_k(k)
+        check_decay(decay)
+        said = check_texts(turns)
+        if not said:
+            raise InputError("A conversation has at least one turn. Found none. Give the newest text.")
+        vectors = self._encoder.encode(said)
+
+        return self._listener.ask(
+            scope_of(under, tags, base_model),
+            lambda hearing: heard_together(hearing, said, vectors, self._rules(hearing, k), decay),
         )
-        return [decide(text, names, scores, tasks, rules) for text, (names, scores) in zip(texts, scored, strict=True)]
+
+    def decide_parts(
+        self, text: str, k: int = 4, *, under: str = "", tags: Sequence[str] = (), base_model: str | None = None
+    ) -> Parts:
+        """Pick the adapters of a long or mixed text: the union of what its sentences and lines ask for.
+
+        Args:
+            text: A text, not empty.
+            k: Most adapters in the union.
+            under: As for `route`.
+            tags: As for `route`.
+            base_model: As for `route`.
+
+        Raises:
+            InputError: If k is below 1 or the text is empty.
+            TaskNotFoundError: If there is no such subtree.
+        """
+        _check_k(k)
+        (text,) = check_texts([text])
+        pieces = split(text)
+        texts = [piece for _, piece in pieces]
+        vectors = self._encoder.encode(texts)
+
+        def decide(hearing: Hearing) -> Parts:
+            decisions = hearing.decide(texts, hearing.score(vectors), self._rules(hearing, 1))
+            return united(text, pieces, decisions, k)
+
+        return self._listener.ask(scope_of(under, tags, base_model), decide)
+
+    def explain(
+        self, text: str, k: int = 1, *, under: str = "", tags: Sequence[str] = (), base_model: str | None = None
+    ) -> Explanation:
+        """Say why a text goes where it goes; the arguments and errors are those of `route`.
+
+        Returns:
+            The decision, the stored examples that the text resembles, and why not the next task.
+        """
+        _check_k(k)
+        vectors = self._encoder.encode(check_texts([text]))
+
+        def explain(hearing: Hearing) -> Explanation:
+            scored = hearing.score(vectors)
+            (decision,) = hearing.decide([text], scored, self._rules(hearing, k))
+            return explained(hearing, self._registry, decision, vectors[0], scored[0])
+
+        return self._listener.ask(scope_of(under, tags, base_model), explain)
+
+    def what_if(self, task: Task, prompts: Mapping[str, Sequence[str]] | None = None) -> Impact:
+        """Find out what registering a new or changed task would take from the others; nothing is changed.
+
+        The tasks near it are looked at: each of their stored examples is scored with the row that its task would have
+        without it, and counts as taken if it reaches its task today and the new task would score more.
+
+        Args:
+            task: The task as it would be, with or without an adapter.
+            prompts: Further texts of tasks that are there, by name, such as their validation inputs.
+
+        Raises:
+            InputError: If a prompt is empty.
+            TaskNotFoundError: If the prompts are of a task that is not there.
+        """
+        given = prompts or {}
+        for name in given.keys() - {task.name}:
+            self._registry[name]  # an unknown one is told, with the nearest name
+        registry, encoder = self._registry, self._encoder
+        return self._listener.ask(Scope(), lambda hearing: impact_of(hearing, registry, encoder, task, given))
+
+    def feedback(self, text: str, task: str) -> None:
+        """Add a text to a task's examples, durably; the next call hears it.
+
+        Args:
+            text: A text that belongs to the task.
+            task: Name of the task.
+
+        Raises:
+            InputError: If the text is empty.
+            TaskNotFoundError: If there is no such task.
+        """
+        (text,) = check_texts([text])
+        self._registry.add_example(task, text)
 
     def detect_task(self, text: str) -> str | None:
         """The task that a text belongs to.
@@ -123,7 +247,9 @@ class Router:
             Its name, or None when no known task fits.
         """
         decision = self.decide([text])[0]
-        return None if decision.kind == "none" else decision.candidates[0].task
+        if decision.kind == "none":
+            return None
+        return decision.route.adapters[0] if decision.kind == "branch" else decision.candidates[0].task
 
     def detect_multiple_tasks(self, text: str, top_k: int = 3) -> list[tuple[str, float]]:
         """The likeliest tasks of a text, also when none of them fits well.
@@ -146,57 +272,28 @@ class Router:
         in another wording 94.4 % before and 88.9 % after.
 
         Beside a background, only tasks with at least 10 examples shape the statistics. The calibration holds out a
-        quarter of the examples at a time; with fewer than 40 of them the background's is kept.
+        quarter of the examples at a time; with fewer than 40 of them the background's is kept. It is that of the tasks
+        there are: of tasks added later the router is less sure than it could be, until the next refit. Memory is
+        bounded: of more than 20,000 tasks an even sample is read, and of more than 1000 a sample is calibrated on.
         """
-        self._begin(own=True)
+        self._listener.refit()
 
     @property
     def threshold(self) -> float:
         """The score below which a text gets `none`."""
-        return self._calibration.threshold(self._alpha)
+        return self._listener.era.calibration.threshold(self._alpha)
 
-    def _begin(self, *, own: bool) -> None:
-        """Make an epoch, then its rows; swap both in at once."""
-        with self._lock:
-            seq = self._registry.refresh()
-            known = self._routable()
-            if self._background is None or own:
-                epoch, calibration = fit_own(known, self._encoder.dimension, self._background)
-            else:
-                epoch, calibration = Epoch.fit(self._background.sums), self._background.calibration
-            rows = TaskRows(epoch, ExactIndex(epoch.width))
-            rows.update(known)
-            self._epoch, self._calibration, self._rows, self._seq = epoch, calibration, rows, seq
+    @property
+    def epoch(self) -> str:
+        """Fingerprint of the statistics in use; every decision carries that of its own."""
+        return self._listener.era.epoch.fingerprint
 
-    def _routable(self) -> list[VectorsOfTask]:
-        vectors = self._registry.vectors(self._encoder)
-        cards = self._registry.under("")
-        names = [card.name.split("/") for card in cards]
-        self._branches = frozenset("/".join(parts[:end]) for parts in names for end in range(1, len(parts) + 1))
-        adapted = {card.name for card in cards if card.adapter is not None}
-        return [task for task in vectors if task.name in adapted]
-
-    def _synchronise(self) -> None:
-        seq = self._registry.refresh()
-        if seq != self._seq:
-            self._rows.update(self._routable())
-            self._seq = seq
-
-    def _scope(self, under: str) -> str:
-        scope = under.rstrip("/")
-        if scope and scope not in self._branches:
-            near = did_you_mean(scope, sorted(self._branches))
-            raise TaskNotFoundError(f"No task or group '{scope}' in the registry.{near} See `adapterhub ls`.")
-        return scope
+    def _rules(self, hearing: Hearing, k: int) -> Rules:
+        calibration = hearing.era.calibration
+        threshold, bound = calibration.threshold(self._alpha), calibration.set_bound(self._alpha, hearing.tasks)
+        return Rules(calibration.temperature, threshold, bound, self._policy, k, calibration.null)
 
 
-def _background_for(encoder: Encoder, given: Background | None) -> Background | None:
-    background = given if given is not None else Background.shipped()
-    if background.fingerprint == encoder.fingerprint:
-        return background
-    if given is None:
-        return None
-    raise InputError(
-        f"Background statistics belong to one encoder. Found those of {given.fingerprint} for {encoder.fingerprint}. "
-        "Make them for this encoder, or leave them out."
-    )
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"`k` is the largest number of adapters and at least 1. Found {k}. Use k=1 for the best one.")

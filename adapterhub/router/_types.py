@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from adapterhub.catalog import Catalog
 from adapterhub.encoder import Encoder
 from adapterhub.route import Route
+from adapterhub.task import Task
 
-__all__ = ["Candidate", "Decision", "Described", "Kind", "Policy", "RoutingPolicy", "TaskSource", "VectorsOfTask"]
+__all__ = ["TIMES", "Candidate", "Decision", "Kind", "Policy", "RoutingPolicy", "TaskSource"]
 
-Kind = Literal["sure", "ambiguous", "none"]
+Kind = Literal["sure", "branch", "ambiguous", "none"]
 Policy = Literal["top1", "mixture", "base"]
+
+TIMES = 3.0  # a task that is so many times likelier than another is told apart from it
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Candidate:
 
     Args:
         task: Name of the task.
-        score: Log-likelihood ratio of *this task* against *a task never seen*, in nats.
+        score: Log-likelihood ratio of *this task* against *a task never seen*, in nats; over several turns of a
+            conversation their weighted mean.
         probability: Posterior probability, calibrated by a temperature.
     """
 
@@ -38,13 +42,19 @@ class Decision:
     """Why a text went where it went.
 
     Args:
-        text: The text.
+        text: The text; of a conversation the newest turn.
         route: Who answers; the empty route is the base model.
         candidates: The best tasks, best first.
         none_probability: Posterior probability that no known task fits.
         threshold: Scores below it are answered by the base model.
-        kind: `sure` (the first is clearly first), `ambiguous`, or `none`.
-        branches: (group, summed probability of the tasks below it), largest first.
+        kind: `sure` (the first is clearly first), `branch` (no task is, but a branch with an adapter of its own),
+            `ambiguous`, or `none`.
+        branches: (group, summed probability of the tasks at and below it), largest first.
+        margin: How many times likelier the first candidate is than the second; infinite without a second.
+        plausible: The conformal set: with probability 1 - alpha the right task of a known text is in it.
+        cold: Those of the best task and the route's that have no example yet; `Router.feedback` adds one.
+        epoch: Fingerprint of the statistics that scored it.
+        turns: How many turns of a conversation were heard, the newest included.
     """
 
     text: str
@@ -54,6 +64,23 @@ class Decision:
     threshold: float
     kind: Kind
     branches: tuple[tuple[str, float], ...]
+    margin: float = math.inf
+    plausible: tuple[str, ...] = ()
+    cold: tuple[str, ...] = ()
+    epoch: str = ""
+    turns: int = 1
+
+    @property
+    def ambiguous_with(self) -> tuple[str, ...]:
+        """The tasks that the best one cannot be told apart from: plausible, and less than three times less likely.
+
+        There may be such tasks where the decision is sure: of two that share all probability, one has half of it.
+        """
+        if self.kind == "none":
+            return ()
+        least = self.candidates[0].probability / TIMES
+        others = self.candidates[1 : len(self.plausible)]  # the plausible ones are the first ones
+        return tuple(other.task for other in others if other.probability > least)
 
 
 class RoutingPolicy(Protocol):
@@ -64,60 +91,22 @@ class RoutingPolicy(Protocol):
         ...
 
 
-class VectorsOfTask(Protocol):
-    """Encoded card of a task."""
-
-    @property
-    def name(self) -> str:
-        """Name of the task."""
-        ...
-
-    @property
-    def count(self) -> int:
-        """Number n of examples."""
-        ...
-
-    @property
-    def total(self) -> NDArray[np.float32]:
-        """(d,) sum of the examples' vectors."""
-        ...
-
-    @property
-    def description(self) -> NDArray[np.float32] | None:
-        """(d,) vector of the description."""
-        ...
-
-    @property
-    def examples(self) -> NDArray[np.float32]:
-        """(n, d) vectors of the examples."""
-        ...
-
-
-class Described(Protocol):
-    """What the router asks of a card."""
-
-    @property
-    def name(self) -> str:
-        """Name of the task."""
-        ...
-
-    @property
-    def adapter(self) -> str | None:
-        """Where its adapter is, or None: only tasks with an adapter are routed to."""
-        ...
-
-
 class TaskSource(Protocol):
     """What the router needs of a registry."""
 
-    def refresh(self) -> int:
-        """A number that differs when a task was added, changed or removed."""
+    def heard(self, encoder: Encoder) -> Catalog:
+        """The catalogue, up to date, in which every active task has vectors of this encoder."""
         ...
 
-    def vectors(self, encoder: Encoder) -> Sequence[VectorsOfTask]:
-        """The vectors of all tasks."""
+    @property
+    def index_folder(self) -> Path | None:
+        """Where files derived from the catalogue may be kept, or None to keep them in memory."""
         ...
 
-    def under(self, prefix: str) -> Sequence[Described]:
-        """The tasks at and below a branch; the empty prefix is the whole tree."""
+    def add_example(self, name: str, text: str) -> object:
+        """Add an example to a task's card, durably."""
+        ...
+
+    def __getitem__(self, name: str) -> Task:
+        """The task of that name."""
         ...

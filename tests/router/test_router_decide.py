@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-import numpy as np
+import math
+
 import pytest
 
 from adapterhub.route import Route
 from adapterhub.router import Candidate
-from adapterhub.router._decide import Rules, branches, choose, decide
+from adapterhub.router._branches import back_off, branches
+from adapterhub.router._decide import Rules, choose, decide
 
 
 def candidates(*probabilities, score=5.0):
@@ -52,12 +54,60 @@ def test_a_sure_text_has_one_adapter_under_every_policy():
         assert choose(candidates(0.8, 0.1), rules(policy, 4))[1] == Route.to("g/t0")
 
 
-def test_equal_scores_are_ordered_by_name():
-    decision = decide("text", ["b", "c", "a"], np.array([1.0, 1.0, 1.0]), 3, rules())
-    assert [candidate.task for candidate in decision.candidates] == ["a", "b", "c"]
-    assert decision.none_probability + sum(c.probability for c in decision.candidates) == pytest.approx(1)
+def test_candidates_stay_in_the_order_given():
+    ranked = [Candidate(name, 1.0, 0.25) for name in ("b", "c", "a")]
+    decision = decide("text", ranked, 0.25, rules())
+    assert [candidate.task for candidate in decision.candidates] == ["b", "c", "a"]
+    assert (decision.none_probability, decision.margin) == (0.25, 1.0)
+
+
+def test_what_a_clear_decision_leaves_out_is_not_ambiguous():
+    decision = decide("text", candidates(0.8, 0.15), 0.05, rules(set_bound=0.9))
+    assert decision.plausible == ("g/t0", "g/t1")
+    assert decision.ambiguous_with == ()
+    half = decide("text", candidates(0.55, 0.43), 0.02, rules(set_bound=0.9))
+    assert (half.kind, half.ambiguous_with) == ("sure", ("g/t1",))
+    none = decide("text", candidates(0.55, 0.43), 0.02, rules(threshold=6.0))
+    assert (none.kind, none.ambiguous_with) == ("none", ())
+    outside = decide("text", candidates(0.4, 0.35, 0.3), 0.02, rules(set_bound=0.65))
+    assert outside.ambiguous_with == ("g/t1",)
+    unsure = decide("text", candidates(0.4, 0.35, 0.01), 0.2, rules(set_bound=0.9))
+    assert unsure.ambiguous_with == ("g/t1",)
+    assert decide("text", candidates(1.0, 0.0), 0.0, rules()).margin == math.inf
 
 
 def test_branches_sum_the_tasks_below_them():
     ranked = [Candidate("a/b/c", 3, 0.5), Candidate("a/d", 2, 0.25), Candidate("e/f", 1, 0.125), Candidate("g", 0, 0.1)]
     assert branches(ranked) == (("a", 0.75), ("a/b", 0.5), ("e", 0.125))
+
+
+def test_a_task_that_lies_above_others_counts_to_its_own_branch():
+    ranked = [Candidate("a/b", 3, 0.5), Candidate("a/b/c", 2, 0.25), Candidate("a", 1, 0.125)]
+    assert branches(ranked) == (("a", 0.875), ("a/b", 0.75))
+
+
+@pytest.mark.parametrize(
+    ("owners", "found"),
+    [({"a", "a/b"}, "a/b"), ({"a"}, "a"), ({"a/b/c"}, None), ({"e"}, None), (set(), None)],
+)
+def test_the_deepest_sure_branch_with_an_adapter_of_its_own(owners, found):
+    masses = (("a", 0.95), ("a/b", 0.8), ("a/b/c", 0.79), ("e", 0.05))
+    assert back_off(masses, owners.__contains__) == found
+
+
+@pytest.mark.parametrize("policy", ["top1", "mixture", "base"])
+def test_a_branch_is_backed_off_to_where_no_task_is_sure_and_only_there(policy):
+    tied, owner = candidates(0.42, 0.41), {"g"}.__contains__
+    assert decide("text", tied, 0.1, rules(policy, 3), owner).route == Route.to("g")
+    assert decide("text", tied, 0.1, rules(policy, 3, threshold=6), owner).kind == "branch"
+    assert decide("text", candidates(0.7, 0.2), 0.1, rules(policy, 3), owner).kind == "sure"
+    assert decide("text", candidates(0.3, 0.2), 0.5, rules(policy, 3), owner).kind == "ambiguous"
+    assert decide("text", candidates(0.3, 0.2), 0.5, rules(policy, 3, threshold=6), owner).kind == "none"
+
+
+def test_the_owner_of_a_branch_is_asked_for_only_where_it_matters():
+    def owns(_):
+        raise AssertionError
+
+    assert decide("text", candidates(0.9, 0.05), 0.05, rules(), owns).kind == "sure"
+    assert decide("text", candidates(0.3, 0.2), 0.5, rules(), owns).kind == "ambiguous"

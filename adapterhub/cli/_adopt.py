@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -11,10 +12,11 @@ from pathlib import Path
 
 from adapterhub.errors import InputError
 from adapterhub.registry import Registry
-from adapterhub.task import CARD, Task, check_name, read_card, read_group
+from adapterhub.task import CARD, Task, check_name
 
 __all__ = ["checked_adapter", "new_card", "on_base", "read_loose_card"]
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors", "adapterhub.json")
 
 
@@ -33,10 +35,11 @@ def read_loose_card(registry: Registry, path: Path, name: str) -> Task:
         InputError: If there is no card.
         CardError: If the name or the card breaks its rules.
     """
+    check_name(name)
     card = path / CARD if path.is_dir() else path
     if not card.is_file():
         raise InputError(f"A task comes with a card. Found no file {card}. Write one with: adapterhub new")
-    task = read_card(registry.root, check_name(name), card)
+    task = registry.read_outside(name, card)
     pinned = task.adapter is not None and task.adapter.startswith("hf://")
     return task if pinned else replace(task, adapter=None, sha256=None)
 
@@ -53,7 +56,7 @@ def new_card(registry: Registry, name: str, fields: Mapping[str, object]) -> Tas
         CardError: If the name, a field or a group's file breaks its rules; every fault is listed.
     """
     given = Task.from_dict(name, fields)
-    inherited = {key: value for key, value in read_group(registry.root, given.group).items() if key not in fields}
+    inherited = {key: value for key, value in registry.inherited(given.group).items() if key not in fields}
     if not given.is_generation:
         inherited.pop("max_new_tokens", None)
     if given.head not in ("classification", "token-classification"):
@@ -73,8 +76,9 @@ def on_base(registry: Registry, task: Task, base: str | None) -> Task:
 
     Raises:
         CardError: If a group's file above the task is wrong.
+        InputError: If `base` is neither a folder nor an id.
     """
-    own = str(read_group(registry.root, task.group).get("base_model", ""))
+    own = str(registry.inherited(task.group).get("base_model", ""))
     if base is not None:
         return replace(task, base_model=_in_registry(registry, base))
     if own and task.base_model != own:
@@ -130,7 +134,12 @@ def _place(registry: Registry, base: str) -> str:
 
 def _in_registry(registry: Registry, base: str) -> str:
     """How a card names a base: relative to the registry if it lies there, absolute for another folder, or a Hub id."""
+    inside = registry.root / base
+    if ".." not in Path(base).parts and not Path(base).is_absolute() and inside.is_dir():
+        return base
     if not Path(base).is_dir():
+        if not _HUB_ID.fullmatch(base):
+            raise InputError(f"A base model is a folder or a Hub id. Found {base!r}, which is neither. Check the path.")
         return base
     folder, root = Path(base).resolve(), registry.root.resolve()
     return str(folder.relative_to(root) if folder.is_relative_to(root) else folder)

@@ -9,7 +9,7 @@ import sys
 import typer
 
 from adapterhub import __version__
-from adapterhub.cli import _cards, _convert, _demo, _evaluate, _hub, _run, _train
+from adapterhub.cli import _bulk, _cards, _convert, _demo, _evaluate, _hub, _run, _train
 from adapterhub.cli._print import show_error
 from adapterhub.errors import AdapterHubError
 
@@ -32,7 +32,13 @@ for _name, _command, _panel in (
     ("new", _cards.new, "Registry"),
     ("check", _cards.check, "Registry"),
     ("add", _cards.add, "Registry"),
+    ("retire", _cards.retire, "Registry"),
+    ("restore", _cards.restore, "Registry"),
     ("rm", _cards.rm, "Registry"),
+    ("import", _bulk.import_command, "Registry as a whole"),
+    ("export", _bulk.export_command, "Registry as a whole"),
+    ("reindex", _bulk.reindex, "Registry as a whole"),
+    ("fsck", _bulk.fsck, "Registry as a whole"),
     ("train", _train.train, "Train"),
     ("convert", _convert.convert, "Exchange"),
     ("mix", _convert.mix, "Exchange"),

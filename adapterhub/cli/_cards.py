@@ -1,4 +1,4 @@
-"""`ls`, `info`, `new`, `check`, `add`, `rm`: the registry as files."""
+"""`ls`, `info`, `new`, `check`, `add`, `retire`, `restore`, `rm`: the tasks of a registry, one by one."""
 
 from __future__ import annotations
 
@@ -10,26 +10,46 @@ from rich.markup import escape
 from rich.prompt import Confirm
 from rich.table import Table
 
-from adapterhub.cli._options import JsonOption, RegistryOption, YesOption, open_registry
-from adapterhub.cli._print import err, hint, out, print_json, task_tree
+from adapterhub.cli._guard import guard
+from adapterhub.cli._options import (
+    JsonOption,
+    MaxStealOption,
+    RegistryOption,
+    YesOption,
+    new_registry,
+    open_registry,
+)
+from adapterhub.cli._print import err, hint, out, print_json, print_rows
+from adapterhub.cli._tree import MANY, group_tree, task_tree
 from adapterhub.errors import InputError, IntegrityError
 
-__all__ = ["add", "check", "info", "ls", "new", "rm"]
+__all__ = ["add", "check", "info", "ls", "new", "restore", "retire", "rm"]
 
 Name = Annotated[str, typer.Argument(help="Name of a task: language/grammar")]
 
 
 def ls(
     prefix: Annotated[str, typer.Argument(help="Only tasks below this group.")] = "",
+    depth: Annotated[
+        int | None,
+        typer.Option(min=1, help="Only groups with their counts, so many levels. Default: 1 for a large registry."),
+    ] = None,
     registry: RegistryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List the tasks as a tree."""
+    """List the tasks as a tree; of a large registry the groups with the number of their tasks."""
     tasks = open_registry(registry)
-    if json:
-        print_json([{"name": t.name, "head": t.head, "adapter": t.adapter} for t in tasks.under(prefix)])
+    found = tasks.tasks(prefix)  # an unknown branch is told first
+    if json and depth is None:
+        print_rows({"name": t.name, "head": t.head, "adapter": t.adapter} for t in found)
         return
-    out.print(task_tree(tasks, prefix))
+    if json:
+        print_rows({"name": name, "tasks": count} for name, count in tasks.groups(prefix))
+        return
+    many = tasks.catalog.count(prefix) > MANY if len(tasks) > MANY else False
+    out.print(group_tree(tasks, prefix, depth or 1) if many or depth else task_tree(tasks, prefix))
+    if many and not depth:
+        hint("Next: adapterhub ls GROUP, or --depth 2; --json lists every task")
 
 
 def info(name: Name, registry: RegistryOption = None, json: JsonOption = False) -> None:
@@ -65,20 +85,25 @@ def new(
     base: Annotated[
         str | None, typer.Option(help="Base model: folder or Hub id. Default: what the group names.")
     ] = None,
+    max_steal: MaxStealOption = 0.02,
     registry: RegistryOption = None,
 ) -> None:
     """Write the card of a new task."""
     from adapterhub.cli._adopt import new_card, on_base
-    from adapterhub.registry import Registry
 
-    tasks = Registry(registry or Path("registry"))
+    tasks = new_registry(registry)
     fields: dict[str, object] = {"description": description, "prompt": prompt, "head": head}
     fields |= {"examples": example} if example else {}
     fields |= {"labels": label} if label else {}
-    task = tasks.add(on_base(tasks, new_card(tasks, name, fields), base))
-    out.print(str(tasks.root / task.name / "task.yaml"), markup=False, soft_wrap=True)
+    task = on_base(tasks, new_card(tasks, name, fields), base)
+    if name not in tasks:
+        guard(tasks, task, max_steal)
+    task = tasks.add(task)
+    database = "://" in tasks.place
+    out.print(name if database else str(tasks.root / name / "task.yaml"), markup=False, soft_wrap=True)
     if not task.base_model:
-        hint(f"Its base model is still to be named: `base_model` in the card or in {tasks.root / '_group.yaml'}.")
+        where = "give --base" if database else f"`base_model` in the card or in {tasks.root / '_group.yaml'}"
+        hint(f"Its base model is still to be named: {where}.")
     hint(f"Next: adapterhub train {name} --data rows.jsonl")
 
 
@@ -110,6 +135,7 @@ def add(
         str | None, typer.Option(help="Base model: folder or Hub id. Default: what the card or the group names.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Make a new version of a task that exists.")] = False,
+    max_steal: MaxStealOption = 0.02,
     registry: RegistryOption = None,
 ) -> None:
     """Register a task from its card and, if there is one, its adapter."""
@@ -118,6 +144,8 @@ def add(
     tasks = open_registry(registry)
     task = on_base(tasks, read_loose_card(tasks, card, name), base)
     with checked_adapter(tasks, task, adapter) as sealed:
+        if replace or name not in tasks:
+            guard(tasks, task, max_steal)
         stored = tasks.add(task, sealed, replace=replace)
     out.print(stored.name, markup=False)
     hint(
@@ -125,12 +153,24 @@ def add(
     )
 
 
+def retire(name: Name, registry: RegistryOption = None) -> None:
+    """Keep a task with all its versions, but neither list it nor route to it any more."""
+    open_registry(registry).retire(name)
+    hint(f"retired {name}. Undo: adapterhub restore {name}")
+
+
+def restore(name: Name, registry: RegistryOption = None) -> None:
+    """Make a retired task active again."""
+    open_registry(registry).restore(name)
+    hint(f'restored {name}. Next: adapterhub run -t {name} "…"')
+
+
 def rm(name: Name, registry: RegistryOption = None, yes: YesOption = False) -> None:
     """Remove a task, its card and all versions of its adapter."""
     tasks = open_registry(registry)
-    versions = tasks.versions(tasks[name].name)
+    versions = tasks.versions(name)
     if not yes:
-        err.print(f"This removes {name} with {len(versions)} adapter version(s) from {tasks.root}.", markup=False)
+        err.print(f"This removes {name} with {len(versions)} adapter version(s) from {tasks.place}.", markup=False)
         if not Confirm.ask("Remove it?", console=err, default=False):
             raise InputError(f"{name} was not removed. Give -y to remove without asking.")
     tasks.remove(name)

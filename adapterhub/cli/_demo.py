@@ -15,7 +15,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from adapterhub.cli._print import decision_tree, err, out, spoken, task_tree
+from adapterhub.cli._print import decision_tree, err, out, spoken
+from adapterhub.cli._tree import task_tree
 from adapterhub.errors import IntegrityError
 
 if TYPE_CHECKING:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.markup import escape
 from rich.text import Text
 from rich.tree import Tree
 
 if TYPE_CHECKING:  # the rooms behind are heavy: a command loads those that it needs
     from adapterhub.model import Prediction
-    from adapterhub.registry import Registry
     from adapterhub.router import Decision
-    from adapterhub.task import Task
 
-__all__ = ["decision_dict", "decision_tree", "err", "hint", "out", "print_json", "show_error", "spoken", "task_tree"]
+__all__ = ["decision_dict", "decision_tree", "err", "hint", "out", "print_json", "print_rows", "show_error", "spoken"]
 
 WIDE = 160
 
@@ -30,6 +29,15 @@ err = Console(stderr=True, highlight=False)
 def print_json(value: object) -> None:
     """One JSON document on stdout, not wrapped and not coloured."""
     sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def print_rows(rows: Iterable[object]) -> None:
+    """A JSON list on stdout, one row a line, however many there are."""
+    before = "[\n"
+    for row in rows:
+        sys.stdout.write(before + json.dumps(row, ensure_ascii=False))
+        before = ",\n"
+    sys.stdout.write("[]\n" if before == "[\n" else "\n]\n")
 
 
 def hint(text: str) -> None:
@@ -49,26 +57,6 @@ def spoken(prediction: Prediction) -> str:
     return spoken_answers(prediction.predictions) or "-"
 
 
-def task_tree(registry: Registry, prefix: str = "") -> Tree:
-    """The tree of tasks, each with its head and its first metric."""
-    root = Tree(f"[bold]{escape(registry.root.resolve().name)}[/] [dim]{len(registry)} tasks[/]", guide_style="dim")
-    branches: dict[str, Tree] = {"": root}
-    for task in registry.under(prefix):
-        parts = task.name.split("/")
-        for depth in range(1, len(parts)):
-            group = "/".join(parts[:depth])
-            if group not in branches:
-                branches[group] = branches["/".join(parts[: depth - 1])].add(f"[bold]{parts[depth - 1]}[/]")
-        branches[task.group].add(_leaf(task, parts[-1]))
-    return root
-
-
-def _leaf(task: Task, name: str) -> str:
-    metric = next((f"{key} {value:.3g}" for key, value in task.metrics.items()), "not measured")
-    state = task.adapter or "[yellow]no adapter[/]"
-    return f"{name} [dim]{task.head} · {state} · {escape(metric)}[/]"
-
-
 def decision_dict(decision: Decision) -> dict[str, object]:
     """A routing decision as plain values."""
     return {
@@ -82,6 +70,11 @@ def decision_dict(decision: Decision) -> dict[str, object]:
         "threshold": decision.threshold,
         "branches": dict(decision.branches),
         "candidates": [{"task": c.task, "score": c.score, "probability": c.probability} for c in decision.candidates],
+        "margin": decision.margin if math.isfinite(decision.margin) else None,
+        "ambiguous_with": list(decision.ambiguous_with),
+        "cold": list(decision.cold),
+        "turns": decision.turns,
+        "epoch": decision.epoch,
     }
 
 
@@ -90,9 +83,13 @@ def decision_tree(decision: Decision, most: int = 5) -> Tree:
     chosen = set(decision.route.adapters)
     verdict = {
         "sure": "one task is clearly first",
+        "branch": "no task is sure, their branch is: its own adapter answers",
         "ambiguous": "several tasks fit",
         "none": "nothing fits: the base model answers alone",
     }[decision.kind]
+    if decision.ambiguous_with:
+        verdict = verdict.replace("clearly first", "first")
+        verdict += f"; only {decision.margin:.1f} times likelier than {decision.ambiguous_with[0]}"
     root = Tree(f"[dim]{verdict}[/]", guide_style="dim")
     shown = [c for c in decision.candidates[:most] if c.probability >= 0.005 or c.task in chosen]
     branches: dict[str, Tree] = {"": root}
@@ -102,11 +99,14 @@ def decision_tree(decision: Decision, most: int = 5) -> Tree:
         for depth in range(1, len(parts)):
             group = "/".join(parts[:depth])
             if group not in branches:
-                label = f"[bold]{parts[depth - 1]}[/] {mass.get(group, 0.0):.1%}"
+                arrow = "[green]→[/] " if decision.kind == "branch" and group in chosen else ""
+                label = f"{arrow}[bold]{parts[depth - 1]}[/] {mass.get(group, 0.0):.1%}"
                 branches[group] = branches["/".join(parts[: depth - 1])].add(label)
         mark = "[green]→[/] " if candidate.task in chosen else "  "
         line = f"{mark}{parts[-1]} {candidate.probability:.1%} [dim]score {candidate.score:.1f}[/]"
         branches["/".join(parts[:-1])].add(line)
     mark = "[green]→[/] " if not chosen else "  "
     root.add(f"{mark}none {decision.none_probability:.1%} [dim]threshold {decision.threshold:.1f}[/]")
+    for task in decision.cold:
+        root.add(f"[yellow]{task} has no example yet[/] [dim]add one to its card[/]")
     return root

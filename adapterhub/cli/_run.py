@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
+from rich.tree import Tree
 
+from adapterhub.cli._decisions import explanation_dict, impact_dict, parts_dict, parts_tree
 from adapterhub.cli._options import JsonOption, RegistryOption, open_registry
 from adapterhub.cli._print import decision_dict, decision_tree, hint, out, print_json, spoken
 from adapterhub.errors import InputError
 from adapterhub.route import Route
+
+if TYPE_CHECKING:
+    from adapterhub.registry import Registry
+    from adapterhub.router import Policy, Router
 
 __all__ = ["route", "run"]
 
@@ -72,19 +80,82 @@ def route(
         list[str] | None, typer.Argument(help="Inputs; without any, one a line from standard input.")
     ] = None,
     registry: RegistryOption = None,
-    k: Annotated[int, typer.Option("-k", help="At most so many adapters for an input.")] = 1,
+    k: Annotated[
+        int | None, typer.Option("-k", help="At most so many adapters for an input. Default: 1, with --parts 4.")
+    ] = None,
     under: Annotated[str, typer.Option(help="Only tasks below this group.")] = "",
+    tag: Annotated[list[str] | None, typer.Option(help="Only tasks with this tag; repeat it.")] = None,
+    base: Annotated[str | None, typer.Option(help="Only tasks whose card names this base model.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why: nearest examples, why not the next.")] = False,
+    conversation: Annotated[
+        bool, typer.Option("--conversation", help="The inputs are the turns of one conversation, oldest first.")
+    ] = False,
+    parts: Annotated[bool, typer.Option("--parts", help="Route each sentence; answer with the union.")] = False,
+    what_if: Annotated[
+        Path | None, typer.Option("--what-if", help="Say what registering this card would take from other tasks.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="With --what-if: name of the task. Default: the card's folder.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Say which adapters would answer, and why: the tree with probabilities."""
+    if explain + conversation + parts + (what_if is not None) > 1:
+        raise InputError("--explain, --conversation, --parts and --what-if are asked one at a time. Found several.")
+    tasks = open_registry(registry)
+    if what_if is not None:
+        _show_impact(tasks, what_if, name, json=json)
+        return
+    inputs = _texts(texts)
+    router = _router(tasks, "mixture" if k is not None and k > 1 else "top1")
+    most, tags = 1 if k is None else k, tag or []
+    if parts:
+        most = 4 if k is None else k
+        asked = [router.decide_parts(text, most, under=under, tags=tags, base_model=base) for text in inputs]
+        _show([(parts_dict(each), parts_tree(each)) for each in asked], json=json)
+    elif explain:
+        reasons = [router.explain(text, most, under=under, tags=tags, base_model=base) for text in inputs]
+        _show(
+            [(explanation_dict(each), Text(str(each).removeprefix(f"{each.decision.text}\n"))) for each in reasons],
+            json=json,
+        )
+    else:
+        if conversation:
+            decided = [router.decide_conversation(inputs, most, under=under, tags=tags, base_model=base)]
+        else:
+            decided = router.decide(inputs, most, under=under, tags=tags, base_model=base)
+        _show([(decision_dict(each), decision_tree(each)) for each in decided], json=json)
+
+
+def _router(registry: Registry, policy: Policy) -> Router:
     from adapterhub.encoder import SentenceEncoder
     from adapterhub.router import Router
 
-    inputs, tasks = _texts(texts), open_registry(registry)
-    decisions = Router(tasks, SentenceEncoder(), policy="mixture" if k > 1 else "top1").decide(inputs, k, under=under)
+    return Router(registry, SentenceEncoder(), policy=policy)
+
+
+def _show(found: Sequence[tuple[dict[str, object], Tree | Text]], *, json: bool) -> None:
+    """JSON of one answer, or of a list of several; or the pictures below one another."""
     if json:
-        print_json(decision_dict(decisions[0]) if len(decisions) == 1 else [decision_dict(d) for d in decisions])
+        print_json(found[0][0] if len(found) == 1 else [fields for fields, _ in found])
         return
-    for decision in decisions:
-        out.print(decision.text, style="bold", markup=False, soft_wrap=True)
-        out.print(decision_tree(decision))
+    for fields, picture in found:
+        out.print(fields["input"], style="bold", markup=False, soft_wrap=True)
+        out.print(picture, soft_wrap=isinstance(picture, Text))
+
+
+def _show_impact(registry: Registry, card: Path, name: str | None, *, json: bool) -> None:
+    """What a card would take; nothing is registered."""
+    from adapterhub.cli._adopt import read_loose_card
+
+    folder = card if card.is_dir() else card.parent
+    inside = folder.resolve().is_relative_to(registry.root.resolve())
+    called = folder.resolve().relative_to(registry.root.resolve()).as_posix() if inside else folder.resolve().name
+    task = read_loose_card(registry, card, name or called)
+    impact = _router(registry, "top1").what_if(task)
+    if json:
+        print_json(impact_dict(impact))
+        return
+    out.print(Text(str(impact)), soft_wrap=True)
+    if impact.losses:
+        hint("A task that takes too much is refused: see --max-steal of adapterhub add.")

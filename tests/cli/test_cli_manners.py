@@ -14,7 +14,10 @@ from adapterhub import __version__
 pytest_plugins = ("cli_fixtures",)
 
 ENTRY = "from adapterhub.cli import main; main()"
-COMMANDS = ("demo", "run", "route", "eval", "ls", "info", "new", "check", "add", "rm", "train", "push", "pull")
+COMMANDS = (
+    "demo", "run", "route", "eval", "ls", "info", "new", "check", "add", "retire", "restore", "rm", "import", "export",
+    "reindex", "fsck", "train", "push", "pull",
+)  # fmt: skip
 
 
 def test_no_arguments_print_the_commands(cli: Command) -> None:

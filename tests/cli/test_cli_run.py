@@ -21,6 +21,7 @@ TEXTS = {
     "Translate to German: We have a cat.": "words/colour",
     "What is 31 plus 22?": "words/size",
 }
+MIXED = "Translate to German: We have a cat. What is 31 plus 22?"
 KEYS = ["task", "input", "predictions", "scores", "adapters"]
 
 
@@ -146,6 +147,15 @@ def routed(world: Path) -> dict[str, Done]:
             "tree": run_main(("route", next(iter(TEXTS)), "-r", world), "", said),
             "under": run_main(("route", "x", "--under", "words/moood", "-r", world), "", said),
             "zero": run_main(("route", "x", "-k", "0", "-r", world), "", said),
+            "explain": run_main(("route", next(iter(TEXTS)), "--explain", "-r", world), "", said),
+            "reasons": run_main(("route", next(iter(TEXTS)), "--explain", "--json", "-r", world), "", said),
+            "turns": run_main(("route", *TEXTS, "--conversation", "--json", "-r", world), "", said),
+            "parts": run_main(("route", MIXED, "--parts", "-r", world), "", said),
+            "union": run_main(("route", MIXED, "--parts", "--json", "-r", world), "", said),
+            "what if": run_main(("route", "--what-if", world / "words/mood", "-n", "a/copy", "-r", world), "", said),
+            "impact": run_main(("route", "--what-if", world / "words/mood", "--json", "-r", world), "", said),
+            "several": run_main(("route", "x", "--explain", "--parts", "-r", world), "", said),
+            "no card": run_main(("route", "--what-if", world / "words/none", "-r", world), "", said),
         }
 
 
@@ -165,6 +175,7 @@ def test_route_json_tells_candidates_and_branches(routed: dict[str, Done]) -> No
     for decision, (text, task) in zip(json.loads(done.out), TEXTS.items(), strict=True):
         assert list(decision) == [
             "input", "kind", "adapters", "none_probability", "threshold", "branches", "candidates",
+            "margin", "ambiguous_with", "cold", "turns", "epoch",
         ]  # fmt: skip
         assert decision["input"] == text
         assert decision["adapters"] == [{"name": task, "gate": 1.0}]
@@ -189,6 +200,46 @@ def test_route_draws_the_tree_with_probabilities(routed: dict[str, Done]) -> Non
 def test_bad_input_of_route(routed: dict[str, Done]) -> None:
     fails(routed["under"], "Did you mean `words/mood`?")
     fails(routed["zero"], "at least 1. Found 0")
+
+
+@needs_encoder
+def test_route_explains(routed: dict[str, Done]) -> None:
+    said = routed["explain"]
+    assert said.code == 0
+    assert "words/mood: clearly first." in said.out
+    assert "cosine" in said.out
+    found = json.loads(routed["reasons"].out)
+    assert found["reason"] == "words/mood: clearly first."
+    assert found["nearest"][0].keys() == {"task", "text", "cosine"}
+    assert found["next"]["directions"][0].keys() == {"direction", "nats"}
+
+
+@needs_encoder
+def test_route_of_a_conversation_and_of_a_mixed_text(routed: dict[str, Done]) -> None:
+    decision = json.loads(routed["turns"].out)
+    assert decision["input"] == list(TEXTS)[-1]
+    assert 1 <= decision["turns"] <= len(TEXTS)
+    union = json.loads(routed["union"].out)
+    assert {adapter["name"] for adapter in union["adapters"]} == {"words/colour", "words/size"}
+    assert [part["candidates"][0]["task"] for part in union["parts"]] == ["words/colour", "words/size"]
+    assert "words/colour" in routed["parts"].out
+    assert "What is 31 plus 22?" in routed["parts"].out
+
+
+@needs_encoder
+def test_what_a_card_would_take(routed: dict[str, Done]) -> None:
+    copy = routed["what if"]
+    assert copy.code == 0
+    assert "nearly repeats words/mood" in copy.out
+    impact = json.loads(routed["impact"].out)  # a card that is there: held against the other tasks
+    assert impact["task"] == "words/mood"
+    assert impact["losses"] == []
+
+
+@needs_encoder
+def test_one_question_at_a_time(routed: dict[str, Done]) -> None:
+    fails(routed["several"], "one at a time")
+    fails(routed["no card"], "Found no file")
 
 
 # eval

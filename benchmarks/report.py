@@ -36,6 +36,7 @@ def arguments(question: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=question)
     parser.add_argument("--full", action="store_true", help="everything, not only what fits into a minute")
     parser.add_argument("--data", type=Path, help="folder of task data")
+    parser.add_argument("--cache", type=Path, help="folder that keeps encodings between runs; by default none does")
     parser.add_argument(
         "--peer-env", action="append", default=[], metavar="NAME=PYTHON",
         help="also measure a peer that has an environment of its own: adapters or vllm; may be repeated",

@@ -35,7 +35,7 @@ def test_the_python_of_the_readme_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "readme"}
-    journey, engine = blocks("python")
+    journey, engine, router = blocks("python")
     exec(compile(journey, "README.md", "exec"), names)
     said = capsys.readouterr().out
     assert "Baku" in said
@@ -46,6 +46,11 @@ def test_the_python_of_the_readme_runs(
     assert "19" in said.splitlines()[0]
     assert "3 rows, 1 tokens a row, 2 adapters" in said
     assert said.rstrip().splitlines()[-1] == "LlamaForCausalLM"
+    exec(compile(router, "README.md", "exec"), names)
+    said = capsys.readouterr().out
+    assert "reasoning/math: clearly first" in said
+    assert "('language/translation-en-de', 'reasoning/math')" in said
+    assert said.rstrip().splitlines()[-1].startswith("Candidate(task='reasoning/math'")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

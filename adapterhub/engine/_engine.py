@@ -183,6 +183,14 @@ class Engine:
         """
         return self._tiers.evict(name)
 
+    def pin(self, name: str) -> None:
+        """Keep an adapter that was added in the arena, from its next use on."""
+        self._tiers.pin(name)
+
+    def unpin(self, name: str) -> None:
+        """Let an adapter leave the arena again where room is needed."""
+        self._tiers.unpin(name)
+
     def forward(
         self,
         input_ids: torch.Tensor,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.catalog._connections import Connections
-from adapterhub.catalog._packed import DamagedRowError, checksum, empty, fill, unpack
+from adapterhub.catalog._packed import DamagedRowError, empty, fill, is_sound, unpack
 from adapterhub.catalog._read import COLUMNS, chunks, record_of
 from adapterhub.catalog._records import Ids, TaskRecord, TaskVectors, VectorBlock, VectorChanges
 from adapterhub.catalog._scope import hidden
@@ -242,8 +242,7 @@ def _vectors(
     examples: bytes | None,
     examples_crc: int | None,
 ) -> TaskVectors:
-    whole = examples is None if count < 2 else examples is not None and crc32(examples) == examples_crc
-    if crc != checksum(count, described, data) or not whole:
+    if not is_sound(count, described, data, crc, examples, examples_crc):
         raise DamagedRowError(f"The row of the vectors of task {key}")
     digest = content.hex() if isinstance(content, bytes) else content
     return unpack(name, key, digest, dimension, (key, count, described, data), examples)

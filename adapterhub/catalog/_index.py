@@ -24,53 +24,13 @@ class VectorIndex(Protocol):
     Safe for several threads: a search sees the rows as they were before an update or after it, never half of it.
     """
 
+    width: int  # numbers r of a row
+
     def __len__(self) -> int: ...
 
     def has(self, keys: Ids) -> NDArray[np.bool_]:
         """Whether there is a row under each key."""
         ...
-
-    def add(self, keys: Ids, rows: Rows) -> None:
-        """Add rows; a row whose key is there replaces it."""
-        ...
-
-    def remove(self, keys: Ids) -> None:
-        """Remove rows; keys that are not there are an InputError, and then nothing is removed."""
-        ...
-
-    def update(self, keys: Ids, rows: Rows, gone: Ids) -> None:
-        """Add rows and remove others in one step."""
-        ...
-
-    def search(self, queries: Queries, k: int, keys: Ids | None = None) -> list[Found]:
-        """The best k rows of each query, best first and ties by key, among all rows or among those of `keys`."""
-        ...
-
-
-class ExactIndex:
-    """A `VectorIndex` in memory that scores every row.
-
-    Args:
-        width: Numbers r of a row.
-    """
-
-    def __init__(self, width: int) -> None:
-        if width < 1:
-            raise InputError(f"A row has at least one number. Found width {width}. Take the epoch's.")
-        self.width = width
-        self._lock = threading.Lock()
-        self._held = Held.empty(width)
-
-    def __len__(self) -> int:
-        return self._held.size
-
-    def has(self, keys: Ids) -> NDArray[np.bool_]:
-        """Whether there is a row under each key.
-
-        Args:
-            keys: (n,) int64.
-        """
-        return self._held.find(check_keys(keys))[0]
 
     def add(self, keys: Ids, rows: Rows) -> None:
         """Add rows; a row whose key is there replaces it.
@@ -94,6 +54,40 @@ class ExactIndex:
             InputError: If there is no row under one of them; then nothing is removed.
         """
         self.update(NO_KEYS, Rows.none(self.width), keys)
+
+    def update(self, keys: Ids, rows: Rows, gone: Ids) -> None:
+        """Add rows and remove others in one step."""
+        ...
+
+    def search(self, queries: Queries, k: int, keys: Ids | None = None) -> list[Found]:
+        """The best k rows of each query, best first and ties by key, among all rows or among those of `keys`."""
+        ...
+
+
+class ExactIndex(VectorIndex):
+    """An index in memory that scores every row.
+
+    Args:
+        width: Numbers r of a row.
+    """
+
+    def __init__(self, width: int) -> None:
+        if width < 1:
+            raise InputError(f"A row has at least one number. Found width {width}. Take the epoch's.")
+        self.width = width
+        self._lock = threading.Lock()
+        self._held = Held.empty(width)
+
+    def __len__(self) -> int:
+        return self._held.size
+
+    def has(self, keys: Ids) -> NDArray[np.bool_]:
+        """Whether there is a row under each key.
+
+        Args:
+            keys: (n,) int64.
+        """
+        return self._held.find(check_keys(keys))[0]
 
     def update(self, keys: Ids, rows: Rows, gone: Ids) -> None:
         """Add rows and remove others in one step.

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.catalog._held import Held
+from adapterhub.catalog._index import VectorIndex
 from adapterhub.catalog._records import Ids
 from adapterhub.catalog._scores import (
     NO_KEYS,
@@ -86,8 +87,8 @@ class _State(Generic[Store]):
         return there, places[living]
 
 
-class LayeredIndex(Generic[Store]):
-    """A `VectorIndex` of stored rows and of what came since, in memory.
+class LayeredIndex(VectorIndex, Generic[Store]):
+    """An index of stored rows and of what came since, in memory.
 
     A search scores exactly the likeliest of the stored rows, and all rows added since.
 
@@ -119,29 +120,6 @@ class LayeredIndex(Generic[Store]):
         state, keys = self._state, check_keys(keys)
         there: NDArray[np.bool_] = state.find(keys)[0] | state.delta.find(keys)[0]
         return there
-
-    def add(self, keys: Ids, rows: Rows) -> None:
-        """Add rows; a row whose key is there replaces it.
-
-        Args:
-            keys: (n,) int64, different, at least 0.
-            rows: n rows, finite.
-
-        Raises:
-            InputError: If keys or rows are wrong; then nothing is added.
-        """
-        self.update(keys, rows, NO_KEYS)
-
-    def remove(self, keys: Ids) -> None:
-        """Remove rows.
-
-        Args:
-            keys: (n,) int64, different.
-
-        Raises:
-            InputError: If there is no row under one of them; then nothing is removed.
-        """
-        self.update(NO_KEYS, Rows.none(self.width), keys)
 
     def update(self, keys: Ids, rows: Rows, gone: Ids) -> None:
         """Add rows and remove others in one step.

@@ -13,7 +13,18 @@ from adapterhub.catalog._checks import halves
 from adapterhub.catalog._records import TaskVectors, VectorBlock
 from adapterhub.errors import IntegrityError
 
-__all__ = ["DamagedRowError", "Packed", "block", "checksum", "empty", "fill", "narrow_size", "pack", "unpack"]
+__all__ = [
+    "DamagedRowError",
+    "Packed",
+    "block",
+    "checksum",
+    "empty",
+    "fill",
+    "is_sound",
+    "narrow_size",
+    "pack",
+    "unpack",
+]
 
 # A narrow row is the sum of the examples, then the description. Of one example the sum is the example itself, a row
 # of halves; of more it is float32, and the examples lie in a table of their own.
@@ -72,6 +83,23 @@ def checksum(count: int, described: int, data: bytes) -> int:
         data: Its bytes.
     """
     return zlib.crc32(data, 2 * count + described)
+
+
+def is_sound(
+    count: int, described: int, data: bytes, crc: int, examples: bytes | None, examples_crc: int | None
+) -> bool:
+    """Whether the vectors of a task are as they were written, by their checksums.
+
+    Args:
+        count: Number of examples.
+        described: 1 if there is a description.
+        data: Bytes of the narrow row.
+        crc: Their checksum.
+        examples: Bytes of the examples; None below two.
+        examples_crc: Their CRC-32.
+    """
+    whole = examples is None if count < 2 else examples is not None and zlib.crc32(examples) == examples_crc
+    return whole and crc == checksum(count, described, data)
 
 
 def narrow_size(count: int, described: int, dimension: int) -> int:

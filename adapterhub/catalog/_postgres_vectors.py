@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import LiteralString, TypeAlias
-from zlib import crc32
 
 import numpy as np
 import psycopg
 from psycopg.rows import TupleRow
 
-from adapterhub.catalog._packed import block, checksum, unpack
+from adapterhub.catalog._packed import block, is_sound, unpack
 from adapterhub.catalog._postgres_pool import Connection
 from adapterhub.catalog._postgres_read import (
     COLUMNS,
@@ -185,7 +184,6 @@ def _task(
     examples: bytes | None,
     examples_crc: int | None,
 ) -> TaskVectors:
-    whole = examples is None if count < 2 else examples is not None and crc32(examples) == examples_crc
-    if crc != checksum(count, described, data) or not whole:
+    if not is_sound(count, described, data, crc, examples, examples_crc):
         raise IntegrityError(f"Vectors of {name} in {shown} do not have their checksum. Encode the task again.")
     return unpack(name, key, content, dimension, (key, count, described, data), examples)

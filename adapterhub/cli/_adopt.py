@@ -84,7 +84,7 @@ def on_base(registry: Registry, task: Task, base: str | None) -> Task:
     if own and task.base_model != own:
         from adapterhub.training import base_id
 
-        if task.base_model in ("", base_id(_place(registry, own))):
+        if task.base_model in ("", base_id(registry.place_of_base(own))):
             return replace(task, base_model=own)
     return task
 
@@ -112,7 +112,7 @@ def checked_adapter(registry: Registry, task: Task, folder: Path | None) -> Iter
     from adapterhub.model import check_head, load_base
     from adapterhub.training import base_id
 
-    place = _place(registry, task.base_model)
+    place = registry.place_of_base(task.base_model)
     signature = describe_base(load_base(place)[0], base_id(place))
     adapter = read_adapter(folder, signature, adopt=not (folder / "adapterhub.json").is_file())
     check_head(task, adapter.head, adapter.source)
@@ -124,12 +124,6 @@ def checked_adapter(registry: Registry, task: Task, folder: Path | None) -> Iter
                 shutil.copyfile(folder / file, copy / file)
         seal(copy, signature)
         yield copy
-
-
-def _place(registry: Registry, base: str) -> str:
-    """Where a card's base lies: in the registry's folder, or else what the card says."""
-    inside = registry.root / base
-    return str(inside) if ".." not in Path(base).parts and inside.is_dir() else base
 
 
 def _in_registry(registry: Registry, base: str) -> str:

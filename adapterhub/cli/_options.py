@@ -53,7 +53,9 @@ def open_registry(place: str | None) -> Registry:
         place = str(local if _has_cards(local) else bundled_registry())
     create = "Give --registry, or create it with: adapterhub new GROUP/TASK --registry"
     if place.startswith(_SQLITE) and not Path(place.removeprefix(_SQLITE)).is_file():
-        raise InputError(f"A registry is there. Found no file {place.removeprefix(_SQLITE)!r}. {create} {place}")
+        raise InputError(
+            f"A registry is made before it is read. Found no file {place.removeprefix(_SQLITE)!r}. {create} {place}"
+        )
     if "://" not in place and not Path(place).is_dir():
         raise InputError(f"A registry is a folder of cards. Found no folder {os.fspath(place)!r}. {create} FOLDER")
     return new_registry(place)

@@ -9,16 +9,7 @@ from pathlib import Path
 
 from adapterhub.durable import durable_folder, sync_file, sync_folder
 
-__all__ = ["copy_bases", "is_inside"]
-
-
-def is_inside(base: str) -> bool:
-    """Whether a card's base model may be a folder of the registry; such a name is never a task's.
-
-    Args:
-        base: What the card says.
-    """
-    return base.startswith("_") and "/" not in base and os.sep not in base
+__all__ = ["copy_bases"]
 
 
 def copy_bases(bases: Iterable[str], source: Path, target: Path) -> None:
@@ -30,7 +21,7 @@ def copy_bases(bases: Iterable[str], source: Path, target: Path) -> None:
         target: Where they are copied to.
     """
     for base in bases:
-        if not is_inside(base) or not (source / base).is_dir() or (target / base).exists():
+        if not _is_inside(base) or not (source / base).is_dir() or (target / base).exists():
             continue
         durable_folder(target)
         aside = target / f".{base}.{os.getpid()}"
@@ -43,3 +34,8 @@ def copy_bases(bases: Iterable[str], source: Path, target: Path) -> None:
             sync_folder(target)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _is_inside(base: str) -> bool:
+    """Whether a card's base model may be a folder of the registry; such a name is never a task's."""
+    return base.startswith("_") and "/" not in base and os.sep not in base

@@ -188,7 +188,7 @@ class Reading:
         Raises:
             TaskNotFoundError: If there is no such task.
         """
-        return self._place_of(self[name].base_model)
+        return self.place_of_base(self[name].base_model)
 
     def bases(self) -> list[str]:
         """The base models of all tasks that have an adapter, each as `base_path` gives it, sorted."""
@@ -202,7 +202,7 @@ class Reading:
                 seen += len(catalog.ids(Scope(base_model=record.base_model)))
             if seen == total:  # usually after the first task, however many there are
                 break
-        return sorted({self._place_of(base) for base in found})
+        return sorted({self.place_of_base(base) for base in found})
 
     def inherited(self, group: str) -> Mapping[str, object]:
         """The defaults that a group has for its tasks, with those of the groups above it; none in a database.
@@ -238,7 +238,12 @@ class Reading:
         """
         return self.store.refresh()
 
-    def _place_of(self, base: str) -> str:
+    def place_of_base(self, base: str) -> str:
+        """Where a base model lies: a folder of this registry such as `_base`, or else what the card says.
+
+        Args:
+            base: What a card says.
+        """
         inside = self.root / base
         is_ours = bool(base) and ".." not in Path(base).parts and inside.is_dir()
         return str(inside) if is_ours else base

@@ -162,7 +162,7 @@ class Trainer:
         found, faults = {}, []
         for name in data:
             task = cards[name] if name in cards else self._registry[name]
-            found[name] = (task, self._base_path(task))
+            found[name] = (task, self._registry.place_of_base(task.base_model))
             if task.name != name:
                 faults.append(f"{name}: a card has its task's name. Found {task.name}.")
             if not task.base_model:
@@ -174,12 +174,6 @@ class Trainer:
         if faults:
             raise InputError("\n".join(faults))
         return found
-
-    def _base_path(self, task: Task) -> str:
-        """A base inside the registry's folder, or else what the card says, as the registry resolves it."""
-        inside = self._registry.root / task.base_model
-        is_ours = task.base_model and ".." not in Path(task.base_model).parts and inside.is_dir()
-        return str(inside) if is_ours else task.base_model
 
     def _deliver(self, task: Task, folder: Path, register: bool, out: Path | None) -> tuple[Task, Path]:
         """Move the folder to its place and register it."""

@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.catalog._generation import FILES, MANIFEST, Generation, Manifest, checksums, stride
-from adapterhub.catalog._lock import locked
 from adapterhub.catalog._records import Ids
 from adapterhub.catalog._scores import Doubles, Rows
 from adapterhub.catalog._shortlist import CHUNK
 from adapterhub.catalog._signature import WORDS, Signature
 from adapterhub.durable import durable_folder, sync_folder
 from adapterhub.errors import InputError
+from adapterhub.lock import locked
 
 __all__ = ["GRACE", "Typical", "build", "building", "collect_garbage"]
 

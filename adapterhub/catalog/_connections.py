@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adapterhub.catalog._faults import fault_of, is_broken
-from adapterhub.catalog._lock import locked, sync_folder
 from adapterhub.catalog._packed import DamagedRowError
 from adapterhub.catalog._schema import (
     FORMAT,
@@ -26,7 +25,9 @@ from adapterhub.catalog._schema import (
     mode_of,
     set_journal,
 )
+from adapterhub.durable import sync_folder
 from adapterhub.errors import AdapterHubError, IntegrityError
+from adapterhub.lock import locked
 
 __all__ = ["BESIDE", "Connections"]
 

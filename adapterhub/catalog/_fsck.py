@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterhub.catalog._lock import sync_folder
 from adapterhub.catalog._packed import DamagedRowError, checksum, narrow_size
 from adapterhub.catalog._read import COLUMNS, crc_of, record_of
 from adapterhub.catalog._rules import RULES
 from adapterhub.catalog._write import next_seq
+from adapterhub.durable import sync_folder
 from adapterhub.errors import CardError, InputError
 from adapterhub.task import check_name
 

@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from adapterhub.catalog._connections import BESIDE, Connections
-from adapterhub.catalog._lock import sync_folder
 from adapterhub.catalog._packed import DamagedRowError
 from adapterhub.catalog._pages import rows_of
 from adapterhub.catalog._read import crc_of, record_of
 from adapterhub.catalog._rules import LAST, NEWEST, TAGS
 from adapterhub.catalog._schema import FORMAT, TABLES, create, set_journal
+from adapterhub.durable import sync_folder
+from adapterhub.errors import IntegrityError
 
 __all__ = ["salvage"]
 
 _MARGIN = 1_000_000
 _COLUMNS, _HEARD = 13, 5  # of the table of tasks
 _FURTHEST = 1 << 48
+_MAGIC = b"SQLite format 3\0"
 
 
 def salvage(connections: Connections) -> list[str]:
@@ -35,6 +37,9 @@ def salvage(connections: Connections) -> list[str]:
 
     Returns:
         What could not be kept.
+
+    Raises:
+        IntegrityError: If nothing in the file shows that it ever was a catalogue. It stays as it is.
     """
     path = connections.path
     names = (_beside(path, f".damaged{number or ''}") for number in count())
@@ -75,10 +80,22 @@ def _copied(path: Path, new: Path) -> list[str]:
                 if any("`task`" in gap for gap in gaps):
                     gaps += _found_on_pages(work, target)
                 report += [*gaps, *_lost(source, target)]
+            _check_found(path, target)
             target.execute(f"INSERT INTO tag {TAGS}")
     finally:
         _remove(work)
     return report
+
+
+def _check_found(path: Path, target: sqlite3.Connection) -> None:
+    with path.open("rb") as file:
+        if file.read(len(_MAGIC)) == _MAGIC:
+            return
+    if target.execute("SELECT 1 FROM task LIMIT 1").fetchone() is None:
+        raise IntegrityError(
+            f"A catalogue is an SQLite file. {path} does not begin like one, and no task was found in it. "
+            "It was left as it is; put a backup in its place, or name another file"
+        )
 
 
 def _copy(source: sqlite3.Connection, target: sqlite3.Connection) -> list[str]:

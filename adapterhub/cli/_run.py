@@ -124,6 +124,8 @@ def route(
             decided = [router.decide_conversation(inputs, most, under=under, tags=tags, base_model=base)]
         else:
             decided = router.decide(inputs, most, under=under, tags=tags, base_model=base)
+        if not decided[0].candidates:
+            hint("No task with an adapter is in this scope.")
         _show([(decision_dict(each), decision_tree(each)) for each in decided], json=json)
 
 

@@ -13,9 +13,9 @@ from typing import TypeVar
 from adapterhub.catalog import SqliteCatalog, TaskRecord, TaskVersion
 from adapterhub.durable import durable_folder
 from adapterhub.errors import CardError, InputError, IntegrityError
+from adapterhub.lock import locked
 from adapterhub.registry._files import hash_of, versions_in
 from adapterhub.registry._history import put_history
-from adapterhub.registry._lock import locked
 from adapterhub.registry._mirror import differences, mirror, row_of
 from adapterhub.registry._place import DERIVED, cache_folder, derived_folder
 from adapterhub.registry._shelf import Shelf

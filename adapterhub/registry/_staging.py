@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adapterhub.durable import sync_folder
+from adapterhub.lock import locked
 from adapterhub.registry._files import prune, remove
-from adapterhub.registry._lock import locked
 
 __all__ = ["Intent", "Staging"]
 

@@ -331,6 +331,16 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize("content", [b"no database at all, " * 100, bytes(40_000)])
+def test_a_file_that_never_was_a_catalogue_is_not_repaired(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match="does not begin like one, and no task was found in it"):
+        SqliteCatalog(path).repair()
+    assert path.read_bytes() == content
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["notes.txt", "notes.txt-lock"]
+
+
 @pytest.mark.parametrize("write", OTHERS)
 def test_another_file_is_refused_or_made_again_where_it_is_derived(
     tmp_path: Path, write: Callable[[Path], None]

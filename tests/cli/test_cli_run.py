@@ -146,6 +146,7 @@ def routed(world: Path) -> dict[str, Done]:
             "route": run_main(("route", *TEXTS, "--json", "-r", world), "", said),
             "tree": run_main(("route", next(iter(TEXTS)), "-r", world), "", said),
             "under": run_main(("route", "x", "--under", "words/moood", "-r", world), "", said),
+            "no tag": run_main(("route", "x", "--tag", "rare", "-r", world), "", said),
             "zero": run_main(("route", "x", "-k", "0", "-r", world), "", said),
             "explain": run_main(("route", next(iter(TEXTS)), "--explain", "-r", world), "", said),
             "reasons": run_main(("route", next(iter(TEXTS)), "--explain", "--json", "-r", world), "", said),
@@ -200,6 +201,12 @@ def test_route_draws_the_tree_with_probabilities(routed: dict[str, Done]) -> Non
 def test_bad_input_of_route(routed: dict[str, Done]) -> None:
     fails(routed["under"], "Did you mean `words/mood`?")
     fails(routed["zero"], "at least 1. Found 0")
+
+
+@needs_encoder
+def test_a_scope_without_tasks_is_said(routed: dict[str, Done]) -> None:
+    assert routed["no tag"].code == 0
+    assert "No task with an adapter is in this scope." in routed["no tag"].err
 
 
 @needs_encoder

@@ -6,7 +6,7 @@ import adapterhub.methods  # noqa: F401  makes PEFT know our methods before a co
 from adapterhub.adapter._base import BaseSignature, describe_base
 from adapterhub.adapter._convert import Conversion, convert_to_lora
 from adapterhub.adapter._copy import plain_copy
-from adapterhub.adapter._files import content_hash, verified_hash
+from adapterhub.adapter._files import content_hash, sealed_stack, verified_hash
 from adapterhub.adapter._mixture import export_mixture, mixture_rank
 from adapterhub.adapter._read import read_adapter, seal
 from adapterhub.adapter._types import Adapter, HeadTensors, LowRank, Norm, Scaling
@@ -27,5 +27,6 @@ __all__ = [
     "plain_copy",
     "read_adapter",
     "seal",
+    "sealed_stack",
     "verified_hash",
 ]

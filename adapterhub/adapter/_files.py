@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapterhub.durable import sync_folder
 from adapterhub.errors import IntegrityError
@@ -17,12 +18,14 @@ __all__ = [
     "CONFIG",
     "FORMAT",
     "SEAL",
+    "STACKED",
     "WEIGHTS",
     "FolderBytes",
     "content_hash",
     "parse_json",
     "read_folder",
     "read_seal",
+    "sealed_stack",
     "verified_hash",
     "write_json",
 ]
@@ -31,6 +34,7 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 SEAL = "adapterhub.json"
 FORMAT = 1  # of the seal
+STACKED = 2  # of the seal of an adapter that is nothing without those below it; readers of format 1 refuse it
 _PICKLES = ("adapter_model.bin", "adapter_model.pt", "adapter_model.pth", "pytorch_model.bin")
 
 
@@ -124,9 +128,9 @@ def read_seal(folder: Path, files: FolderBytes) -> dict[str, object]:
     """
     assert files.seal is not None
     sealed = parse_json(files.seal, str(folder / SEAL))
-    if sealed.get("format") != FORMAT:
+    if sealed.get("format") not in (FORMAT, STACKED):
         raise IntegrityError(
-            f"{folder / SEAL}: `format` should be {FORMAT}. Found {sealed.get('format')!r}. Read it with a newer "
+            f"{folder / SEAL}: `format` should be {FORMAT} or {STACKED}. Found {sealed.get('format')!r}. Read it with a newer "
             "release of this package, or seal the adapter again."
         )
     hashes = sealed.get("files")
@@ -141,6 +145,29 @@ def read_seal(folder: Path, files: FolderBytes) -> dict[str, object]:
             "\n".join([*faults, "The files are not the ones that were sealed. Fetch the adapter again."])
         )
     return sealed
+
+
+def sealed_stack(folder: Path) -> dict[str, str]:
+    """The adapters that an adapter was trained on top of, from the lowest up: content hash by task name.
+
+    Only the seal is read. What it says is proven with the folder's content hash, which covers it.
+
+    Args:
+        folder: The adapter's folder; one without a seal stands on the bare base.
+
+    Raises:
+        IntegrityError: If the seal cannot be read.
+    """
+    data = _read(Path(folder) / SEAL)
+    found = [] if data is None else parse_json(data, str(folder / SEAL)).get("stack", [])
+    entries: list[Any] = found if isinstance(found, list) else [found]
+    try:
+        return {str(entry["task"]): str(entry["sha256"]) for entry in entries}
+    except (KeyError, TypeError):
+        raise IntegrityError(
+            f"{folder / SEAL}: `stack` should be a list of tasks with their sha256. Found {found!r}. "
+            "Fetch the adapter again."
+        ) from None
 
 
 def parse_json(data: bytes | bytearray, where: str) -> dict[str, object]:

@@ -13,6 +13,7 @@ from adapterhub.adapter._files import (
     CONFIG,
     FORMAT,
     SEAL,
+    STACKED,
     WEIGHTS,
     FolderBytes,
     content_hash,
@@ -71,12 +72,13 @@ def read_adapter(folder: Path, base: BaseSignature, *, sha256: str | None = None
     return _checked(folder, files, fields, base, identity, proven=files.seal is not None and not identity)
 
 
-def seal(folder: Path, base: BaseSignature) -> str:
+def seal(folder: Path, base: BaseSignature, stack: Mapping[str, str] | None = None) -> str:
     """Bind an adapter to the base it was trained on: write `adapterhub.json` beside it.
 
     Args:
         folder: The adapter's folder, as PEFT saves it.
         base: The base it was trained on.
+        stack: The adapters below it while it was trained, from the lowest up: content hash by task name.
 
     Returns:
         The content hash of the sealed folder.
@@ -89,11 +91,13 @@ def seal(folder: Path, base: BaseSignature) -> str:
     files = read_folder(folder)
     _checked(folder, files, parse_json(files.config, str(folder / CONFIG)), base, [], proven=True)
     record: dict[str, object] = {
-        "format": FORMAT,
+        "format": STACKED if stack else FORMAT,
         "base_model": base.model_id,
         "fingerprint": base.fingerprint,
         "files": {name: files.hashes[name] for name in (CONFIG, WEIGHTS)},
     }
+    if stack:
+        record["stack"] = [{"task": name, "sha256": sha256} for name, sha256 in stack.items()]
     write_json(folder / SEAL, record)
     return content_hash(folder)
 

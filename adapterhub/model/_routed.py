@@ -14,7 +14,7 @@ from adapterhub.engine import Engine
 from adapterhub.errors import InputError, TaskNotFoundError
 from adapterhub.model._answers import classified, entities, number, sequences
 from adapterhub.model._base import load_base, only_base
-from adapterhub.model._fit import check_head
+from adapterhub.model._placement import Placement
 from adapterhub.model._prediction import Answer, Prediction, spoken
 from adapterhub.registry import Registry, bundled_registry
 from adapterhub.route import Route
@@ -52,8 +52,7 @@ class RoutedModel:
     ) -> None:
         _check_k(k)
         self.engine, self.tokenizer, self.registry, self.router, self.k = engine, tokenizer, registry, router, k
-        self._added: dict[str, Path] = {}
-        self._checked: set[str] = set()
+        self._placement = Placement(engine, registry)
         self._last = is_decoder(engine.model.config)
 
     @classmethod
@@ -148,11 +147,12 @@ class RoutedModel:
             return []
         routes = self._routes(texts, tasks)
         heads = [self.registry[r.adapters[0]] if r.adapters else _BASE_TASK for r in routes]
-        self.engine.prefetch(self._key(name) for route in routes for name in route.adapters)
+        self._placement.prefetch(routes)
+        placed = [self._placement.place(route) for route in routes]
         answers: list[tuple[list[Answer], list[float]]] = [([], [])] * len(texts)
         for rows in _passes(heads, num_predictions):
             run = self._generate if heads[rows[0]].head == "generation" else self._read
-            found = run([texts[i] for i in rows], [heads[i] for i in rows], [routes[i] for i in rows], num_predictions)
+            found = run([texts[i] for i in rows], [heads[i] for i in rows], [placed[i] for i in rows], num_predictions)
             for i, answer in zip(rows, found, strict=True):
                 answers[i] = answer
         return [
@@ -161,9 +161,9 @@ class RoutedModel:
                 input=text,
                 predictions=tuple(predictions),
                 scores=tuple(scores),
-                adapters=tuple(zip(route.adapters, route.gates, strict=True)),
+                adapters=self._placement.spelled(ran),
             )
-            for text, route, (predictions, scores) in zip(texts, routes, answers, strict=True)
+            for text, route, ran, (predictions, scores) in zip(texts, routes, placed, answers, strict=True)
         ]
 
     def base_predictions(self, texts: Sequence[str], task: Task) -> list[Prediction]:
@@ -199,26 +199,6 @@ class RoutedModel:
             )
         return Route.to(name)
 
-    def _key(self, name: str) -> str:
-        """A task's adapter in the engine, as `task@hash`: a replaced one is never mistaken for the old one."""
-        task = self.registry[name]
-        key = f"{name}@{task.sha256}"
-        if key not in self._added:
-            folder = self.registry.adapter_path(name)
-            assert folder is not None, "routes name tasks with adapters only"
-            self.engine.add(key, folder, sha256=task.sha256)
-            self._added[key] = folder
-        return key
-
-    def _placed(self, route: Route) -> Route:
-        """The same route in the engine's names, each adapter held against its card once."""
-        keys = [self._key(name) for name in route.adapters]
-        for name, key in zip(route.adapters, keys, strict=True):
-            if key not in self._checked:
-                check_head(self.registry[name], self.engine.load(key), str(self._added[key]))
-                self._checked.add(key)
-        return Route(tuple(keys), route.gates)
-
     def encode(self, prompts: list[str], side: str) -> tuple[torch.Tensor, torch.Tensor]:
         """Tokenise prompts.
 
@@ -251,7 +231,7 @@ class RoutedModel:
         result = self.engine.generate(
             ids,
             mask,
-            [self._placed(route) for route in routes],
+            routes,
             max_new_tokens=max(task.max_new_tokens for task in tasks),
             do_sample=False,
             output_scores=True,
@@ -265,7 +245,7 @@ class RoutedModel:
         """One pass over the backbone, each row's own head on top."""
         prompts = [task.format(text) for task, text in zip(tasks, texts, strict=True)]
         ids, mask = self.encode(prompts, "right")
-        outputs = self.engine.forward(ids, mask, [self._placed(route) for route in routes])
+        outputs = self.engine.forward(ids, mask, routes)
         found = []
         for text, task, prompt, logits in zip(texts, tasks, prompts, outputs, strict=True):
             if task.head == "classification":

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from adapterhub.errors import AdapterHubError, CardError, InputError, IntegrityError
-from adapterhub.registry._files import adapter_faults, hash_of, is_local, versions_in
+from adapterhub.registry._files import adapter_faults, hash_of, is_local, stack_in, versions_in
 from adapterhub.registry._hub import resolve
 from adapterhub.registry._near import no_task
 from adapterhub.registry._rows import task_of
@@ -92,7 +92,9 @@ def add(store: Store, task: Task, adapter: Path | None, *, replace: bool) -> Tas
             adapters = {str(task.adapter): adapter}
         elif task.adapter is not None and is_local(task.adapter):
             task = _stated(task, store.home(task.name) / task.adapter)
-        faults = _stack_faults(store, task) + ([] if before is None else label_fault(before, task))
+        local = task.adapter if adapter is None and is_local(task.adapter) else None
+        folder = adapter if local is None else store.home(task.name) / local
+        faults = _stack_faults(store, task, folder) + ([] if before is None else label_fault(before, task))
         if faults:
             raise CardError(faults)
         (row,) = store.place_all([Arrival(task, adapters)])
@@ -175,11 +177,23 @@ def _before(store: Store, task: Task, *, replace: bool) -> Task | None:
         return None
 
 
-def _stack_faults(store: Store, task: Task) -> list[str]:
+def _stack_faults(store: Store, task: Task, folder: Path | None) -> list[str]:
+    pinned = {} if folder is None else stack_in(folder)
+    if folder is not None and tuple(pinned) != task.stack:
+        return [
+            f"{task.name}: `stack` should be what its adapter was trained on top of: {list(pinned)}. Found "
+            f"{list(task.stack)}. Correct the card, or seal the adapter with its stack."
+        ]
     if not task.stack:
         return []
     store.catch_up()
-    return stack_faults(task, lambda name: stack_of(store, name), lambda: list(store.near(task.stack[0])))
+    faults = stack_faults(task, lambda name: stack_of(store, name), lambda: list(store.near(task.stack[0])))
+    return faults or [
+        f"{task.name}: its adapter was trained on top of {name} with sha256 {sha256}. Found "
+        f"{', '.join(item.version for item in store.history(name)) or 'no adapter'} with others. Add that one first."
+        for name, sha256 in pinned.items()
+        if sha256 not in {item.sha256 for item in store.history(name)}
+    ]
 
 
 def _next_version(store: Store, name: str) -> str:

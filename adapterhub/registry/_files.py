@@ -10,7 +10,7 @@ from pathlib import Path
 from adapterhub.durable import sync_folder
 from adapterhub.errors import IntegrityError
 
-__all__ = ["adapter_faults", "copy_adapter", "hash_of", "is_local", "prune", "remove", "versions_in"]
+__all__ = ["adapter_faults", "copy_adapter", "hash_of", "is_local", "prune", "remove", "stack_in", "versions_in"]
 
 _FILES = ("adapter_config.json", "adapter_model.safetensors", "adapterhub.json")
 _SEAL = "adapterhub.json"
@@ -67,6 +67,17 @@ def hash_of(folder: Path) -> str:
     from adapterhub.adapter import content_hash
 
     return content_hash(folder)
+
+
+def stack_in(folder: Path) -> dict[str, str]:
+    """The adapters that an adapter's seal says it stands on: content hash by task name.
+
+    Args:
+        folder: The adapter's folder.
+    """
+    from adapterhub.adapter import sealed_stack
+
+    return sealed_stack(folder)
 
 
 def adapter_faults(folder: Path, sha256: str | None) -> list[str]:

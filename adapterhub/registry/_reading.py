@@ -179,6 +179,29 @@ class Reading:
             )
         return folder
 
+    def pinned_path(self, name: str, sha256: str) -> Path:
+        """The folder of the adapter of a task that has this content hash, be it the newest or an older version.
+
+        Args:
+            name: The task's name.
+            sha256: The content hash.
+
+        Raises:
+            TaskNotFoundError: If there is no such task.
+            IntegrityError: If none of its adapters has that hash.
+            HubError: If it cannot be pulled.
+        """
+        for item in self.history(name):
+            if item.sha256 == sha256 and not is_local(item.version):
+                return resolve(item.version, self.store.derived, sha256)
+            if item.sha256 == sha256 and (folder := self.store.home(name) / item.version).is_dir():
+                return folder
+        there = ", ".join(item.version for item in self.history(name)) or "no version"
+        raise IntegrityError(
+            f"{name}: another adapter stands on the one with sha256 {sha256}. Found {there}, none with that hash. "
+            "Restore its folder, or train what stands on it again."
+        )
+
     def base_path(self, name: str) -> str:
         """A task's base model: a folder of this registry such as `_base`, or else what the card says.
 

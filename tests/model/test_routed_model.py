@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from adapterhub.errors import AdapterHubError, InputError, TaskNotFoundError
 from adapterhub.model import Entity, RoutedModel, spoken
 from adapterhub.model._answers import _log_probability, entities
+from adapterhub.route import Route
 from adapterhub.task import Task
 
 TEXTS = (
@@ -217,7 +218,7 @@ def test_a_card_that_contradicts_its_adapters_head_is_one_error(hub: Hub) -> Non
     from adapterhub.errors import IncompatibleAdapterError
     from adapterhub.model import check_head
 
-    head = hub.model.engine.load(hub.model._placed(hub.model._named("words/mood")).adapters[0])
+    head = hub.model.engine.load(hub.model._placement.place(Route.to("words/mood")).adapters[0])
     card = hub.registry["words/mood"]
     check_head(card, head, "here")
     with pytest.raises(IncompatibleAdapterError, match=r"2 outputs, as the card says\. Found 3"):

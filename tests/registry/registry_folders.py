@@ -19,7 +19,7 @@ from adapterhub.registry import Registry, import_tasks
 from adapterhub.task import Task
 
 
-def make_adapter(folder: Path, seed: str = "0", size: int = 4096) -> Path:
+def make_adapter(folder: Path, seed: str = "0", size: int = 4096, stack: dict[str, str] | None = None) -> Path:
     """A folder with the right names and an honest seal; the registry never looks into the tensors."""
     folder.mkdir(parents=True)
     weights = hashlib.shake_256(seed.encode()).digest(size)
@@ -29,6 +29,8 @@ def make_adapter(folder: Path, seed: str = "0", size: int = 4096) -> Path:
     names = ("adapter_config.json", "adapter_model.safetensors")
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
     seal = {"format": 1, "base_model": "tiny", "fingerprint": "f", "files": files}
+    if stack:
+        seal |= {"format": 2, "stack": [{"task": name, "sha256": sha256} for name, sha256 in stack.items()]}
     (folder / "adapterhub.json").write_text(json.dumps(seal))
     return folder
 

@@ -45,9 +45,10 @@ def registry(request: pytest.FixtureRequest, tmp_path: Path) -> Registry:
 def filled(registry: Registry, tmp_path: Path) -> Registry:
     """Versions, a roll-back, a retired task, a stack, places on the Hub, tags, a group with a task of its own."""
     first, second = (make_adapter(tmp_path / name, name) for name in ("first", "second"))
-    registry.add(Task("a", "A branch.", base_model="_base"), first)
-    task = registry.add(Task("a/one", "One: “é”\n🙂", ("x", "y"), stack=("a",), tags=("t", "u")), first)
-    registry.add(task, second, replace=True)
+    below = {"a": str(registry.add(Task("a", "A branch.", base_model="_base"), first).sha256)}
+    upper = [make_adapter(tmp_path / name, name, stack=below) for name in ("third", "fourth")]
+    task = registry.add(Task("a/one", "One: “é”\n🙂", ("x", "y"), stack=("a",), tags=("t", "u")), upper[0])
+    registry.add(task, upper[1], replace=True)
     registry.add(task, replace=True)
     hub = registry.add(Task("b/hub", "Hub.", adapter=URL, sha256="a" * 64))
     registry.add(dataclasses.replace(hub, adapter=URL + "/newer", sha256="b" * 64), replace=True)

@@ -189,6 +189,25 @@ def test_a_stack_names_tasks_and_leads_nowhere_back(registry: Registry, adapter:
     assert list(registry) == ["a", "c"]
 
 
+def test_a_stack_is_pinned_by_the_seal(registry: Registry, tmp_path: Path) -> None:
+    group = registry.add(Task("a", "A group."), make_adapter(tmp_path / "group", "group"))
+    child = make_adapter(tmp_path / "child", "child", stack={"a": str(group.sha256)})
+    with pytest.raises(CardError, match=r"a/x: `stack` should be what its adapter was trained on top of: \['a'\]"):
+        registry.add(Task("a/x", "X."), child)
+    stranger = make_adapter(tmp_path / "stranger", "child", stack={"a": "0" * 64})
+    with pytest.raises(CardError, match=r"trained on top of a with sha256 0{64}. Found v1 with others"):
+        registry.add(Task("a/x", "X.", stack=("a",)), stranger)
+    assert list(registry) == ["a"]
+    registry.add(Task("a/x", "X.", stack=("a",)), child)
+    registry.add(group, make_adapter(tmp_path / "newer", "newer"), replace=True)
+    for seen in (registry, again(registry)):
+        assert seen.pinned_path("a", str(group.sha256)) == seen.store.home("a") / "v1"
+        assert seen.adapter_path("a") == seen.store.home("a") / "v2"
+    with pytest.raises(IntegrityError, match="Found v1, v2, none with that hash"):
+        registry.pinned_path("a", "0" * 64)
+    assert registry.verify() == []
+
+
 def test_labels_keep_the_order_of_the_adapters_outputs(registry: Registry, tmp_path: Path, adapter: Path) -> None:
     task = registry.add(Task("a", "x", head="classification", labels=("bad", "good")), adapter)
     turned = dataclasses.replace(task, labels=("good", "bad"))

@@ -12,9 +12,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from adapterhub.adapter import BaseSignature
 from adapterhub.errors import InputError
 from adapterhub.methods import BottleneckConfig
 from adapterhub.training._base import HEADS
+from adapterhub.training._stack import Below, lay_below
 
 __all__ = ["adapted", "adapter_config", "linear_targets"]
 
@@ -91,7 +93,9 @@ def adapter_config(
 
 
 @contextmanager
-def adapted(model: PreTrainedModel, config: PeftConfig) -> Iterator[Any]:
+def adapted(
+    model: PreTrainedModel, config: PeftConfig, chain: Sequence[Below] = (), base: BaseSignature | None = None
+) -> Iterator[Any]:
     """The base with a fresh adapter for the length of the block; afterwards the base is what it was.
 
     The adapter is always called `default`: PEFT matches adapter names as parts of parameter names, so a task's name
@@ -100,9 +104,12 @@ def adapted(model: PreTrainedModel, config: PeftConfig) -> Iterator[Any]:
     Args:
         model: The base with its head.
         config: The adapter's configuration.
+        chain: Adapters that lie frozen under it.
+        base: The base, where there is a chain.
 
     Raises:
-        InputError: If the targets match no module that the method can adapt.
+        InputError: If the targets match no module that the method can adapt, or the chain is of another method.
+        IncompatibleAdapterError: If an adapter of the chain does not fit the base.
     """
     heads = {name: getattr(model, name) for name in HEADS if hasattr(model, name)}
     try:
@@ -112,6 +119,8 @@ def adapted(model: PreTrainedModel, config: PeftConfig) -> Iterator[Any]:
     except ValueError as error:
         raise InputError(f"The adapter does not go on {type(model).__name__}: {error}") from error
     try:
+        if base is not None:
+            lay_below(wrapped, chain, base)
         yield wrapped
     finally:
         wrapped.unload()

@@ -18,6 +18,7 @@ from adapterhub.training._encode import Features, RowEncoder
 from adapterhub.training._examples import Example, check_rows, data_error
 from adapterhub.training._rows import DataSource, read_rows
 from adapterhub.training._split import sample, split, without
+from adapterhub.training._stack import Below
 
 __all__ = ["Prepared", "prepare"]
 
@@ -36,6 +37,7 @@ class Prepared:
         truncated: Texts that lost their beginning.
         duplicates: Training rows left out because their text is a validation text.
         scale: By what the values of a regression are divided for training; 1 for the other heads.
+        chain: The adapters that the new one will stand on.
     """
 
     task: Task
@@ -47,6 +49,12 @@ class Prepared:
     truncated: int
     duplicates: int
     scale: float
+    chain: tuple[Below, ...] = ()
+
+    @property
+    def stack(self) -> dict[str, str]:
+        """Content hash of each adapter of the chain, by task."""
+        return {below.name: below.sha256 for below in self.chain}
 
     @property
     def labels(self) -> int:

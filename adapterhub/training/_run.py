@@ -81,7 +81,7 @@ class Run:
         say(self.progress, _summary(one))
         set_seed(options.seed)
         with (
-            adapted(base, adapter_config(base, head, **options.shape)) as model,
+            adapted(base, adapter_config(base, head, **options.shape), one.chain, signature) as model,
             progress_bar(self.progress, one.task.name, settings.steps) as report,
         ):
             progress = train(
@@ -97,14 +97,15 @@ class Run:
                 report=report,
             )
             score = self._measure(model, one, accelerator)
-            save_adapter(model, folder, signature, head_scale=one.scale)
+            save_adapter(model, folder, signature, stack=one.stack, head_scale=one.scale)
         accelerator.free_memory()
         return progress, score
 
     def _checkpoint(self, one: Prepared, settings: dict[str, object]) -> Checkpoint | None:
         if self.checkpoints is None:
             return None
-        return Checkpoint(self.checkpoints / one.task.name, {**settings, **self.options.shape, "data": one.digest})
+        run = {**settings, **self.options.shape, "data": one.digest, "stack": one.stack}
+        return Checkpoint(self.checkpoints / one.task.name, run)
 
     def _measure(self, model: Any, one: Prepared, accelerator: Accelerator) -> Score | None:
         """The validation loss and metric of the weights that are in the model, in the card's units."""

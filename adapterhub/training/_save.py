@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from adapterhub.training._base import HEADS
 __all__ = ["save_adapter"]
 
 
-def save_adapter(model: Any, folder: Path, base: BaseSignature, *, head_scale: float = 1.0) -> str:
+def save_adapter(
+    model: Any, folder: Path, base: BaseSignature, *, stack: Mapping[str, str] | None = None, head_scale: float = 1.0
+) -> str:
     """Write `adapter_config.json` and `adapter_model.safetensors` and seal the folder to its base.
 
     Args:
         model: The PEFT model with its adapter `default`.
         folder: A new folder.
         base: The base that the adapter was trained on.
+        stack: The adapters that lay under it, from the lowest up: content hash by task.
         head_scale: Factor on the head's weights, by which a head that learned scaled values gives plain ones.
 
     Returns:
@@ -41,7 +45,7 @@ def save_adapter(model: Any, folder: Path, base: BaseSignature, *, head_scale: f
     }
     text = json.dumps(fields, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "adapter_config.json").write_text(text, encoding="utf-8")
-    return seal(folder, base)
+    return seal(folder, base, stack)
 
 
 def _of_head(name: str) -> bool:

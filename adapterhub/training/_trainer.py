@@ -17,6 +17,7 @@ from adapterhub.training._result import FitResult, result
 from adapterhub.training._rows import DataSource
 from adapterhub.training._run import Run
 from adapterhub.training._score import METRICS
+from adapterhub.training._stack import chain_of
 
 if TYPE_CHECKING:
     from adapterhub.registry import Registry
@@ -29,7 +30,8 @@ class Trainer:
 
     Rows hold `input` (or `text`) and what the card's head asks for: `output` (and `outputs`, all accepted answers),
     `label`, `tokens` with `tags`, or `value`. The loss is taken on the answer alone. Adapters share no parameters, so
-    training one leaves every other as it is.
+    training one leaves every other as it is. A task whose card has a `stack` is trained on top of those adapters, which
+    stay as they are; its seal pins them by their content hashes.
 
     Args:
         registry: Where cards and bases come from and adapters go.
@@ -145,6 +147,7 @@ class Trainer:
             validation_rows=self._run.options.validation_rows,
             max_length=self._run.options.max_length,
         )
+        prepared = {name: replace(one, chain=chain_of(self._registry, one.task)) for name, one in prepared.items()}
         bases, accelerator = Bases(), self._run.accelerator()
         results = {}
         for name, one in prepared.items():
@@ -152,7 +155,7 @@ class Trainer:
                 folder = Path(scratch) / "adapter"
                 progress, score = self._run.train(one, bases, accelerator, folder)
                 measured = {METRICS[one.task.head]: score.metric} if score and score.metric is not None else {}
-                task = replace(one.task, metrics=measured, adapter=None, sha256=None)
+                task = replace(one.task, metrics=measured, adapter=None, sha256=None, stack=tuple(one.stack))
                 task, folder = self._deliver(task, folder, register, target)
             results[name] = result(task, one, progress, score, folder)
         return results
@@ -167,8 +170,6 @@ class Trainer:
                 faults.append(f"{name}: a card has its task's name. Found {task.name}.")
             if not task.base_model:
                 faults.append(f"{name}: a card names its `base_model`. Found none. Set it in the card or its group.")
-            if task.stack:
-                faults.append(f"{name}: training trains one adapter on the bare base. Found stack {list(task.stack)}.")
         if not data:
             faults.append("`data` has at least one task. Found none. Pass {task name: rows}.")
         if faults:

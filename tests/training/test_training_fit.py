@@ -491,7 +491,6 @@ def test_bad_cards_and_bases(registry, bases):
     for fields, message in [
         ({"base_model": ""}, "names its `base_model`"),
         ({"name": "tests/other"}, "a card has its task's name. Found tests/other"),
-        ({"stack": ["tests"]}, "Found stack"),
         ({"base_model": "_nothing"}, "Base model _nothing cannot be loaded"),
     ]:
         with pytest.raises(InputError, match=message):

@@ -10,6 +10,7 @@ from adapterhub.training._examples import Example, check_rows, data_error
 from adapterhub.training._loop import DivergedError
 from adapterhub.training._result import FitResult
 from adapterhub.training._rows import DataSource, read_rows
+from adapterhub.training._sharing import Sharing
 from adapterhub.training._trainer import Trainer
 from adapterhub.training._words import align_words, locate_words, split_words
 
@@ -19,6 +20,7 @@ __all__ = [
     "Evaluation",
     "Example",
     "FitResult",
+    "Sharing",
     "Trainer",
     "align_words",
     "base_id",

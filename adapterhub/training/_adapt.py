@@ -10,6 +10,7 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from adapterhub.adapter import BaseSignature
@@ -18,7 +19,7 @@ from adapterhub.methods import BottleneckConfig
 from adapterhub.training._base import HEADS
 from adapterhub.training._stack import Below, lay_below
 
-__all__ = ["adapted", "adapter_config", "linear_targets"]
+__all__ = ["adapted", "adapter_config", "linear_targets", "memory_saving_layers"]
 
 _TASK_TYPES = {
     "generation": "CAUSAL_LM",
@@ -92,6 +93,24 @@ def adapter_config(
     )
 
 
+def memory_saving_layers(model: Any) -> list[nn.Module]:
+    """The layers of a model that can run again on the way back instead of keeping what they computed, made ready.
+
+    Args:
+        model: A PEFT model.
+
+    Raises:
+        InputError: If it has none.
+    """
+    base = model.get_base_model()
+    if not base.supports_gradient_checkpointing:
+        raise InputError(
+            f"Gradient checkpointing needs layers that allow it. {type(base).__name__} has none. Leave it out."
+        )
+    base.gradient_checkpointing_enable({"use_reentrant": False})
+    return [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
+
+
 @contextmanager
 def adapted(
     model: PreTrainedModel, config: PeftConfig, chain: Sequence[Below] = (), base: BaseSignature | None = None
@@ -123,6 +142,8 @@ def adapted(
             lay_below(wrapped, chain, base)
         yield wrapped
     finally:
+        if model.is_activation_checkpointing:
+            model.gradient_checkpointing_disable()
         wrapped.unload()
         for name, module in heads.items():  # PEFT leaves its wrapper around the trained copy
             setattr(model, name, module)

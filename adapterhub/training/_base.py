@@ -101,10 +101,10 @@ class Bases:
     """Base models in float32, loaded once; models with different heads share the backbone's tensors."""
 
     def __init__(self) -> None:
-        self._models: dict[tuple[str, str, int], PreTrainedModel] = {}
+        self._models: dict[tuple[str, str, int, str], PreTrainedModel] = {}
         self._tensors: dict[str, dict[str, nn.Parameter]] = {}
 
-    def load(self, path: str, head: str, labels: int, pad_token_id: int) -> PreTrainedModel:
+    def load(self, path: str, head: str, labels: int, pad_token_id: int, owner: str = "") -> PreTrainedModel:
         """The base with a fresh head.
 
         Args:
@@ -112,6 +112,7 @@ class Bases:
             head: The card's head.
             labels: Outputs of the head; 0 for generation.
             pad_token_id: The padding token, by which decoders find a text's last token.
+            owner: Whose modules these are; models of two owners share tensors, but neither modules nor heads.
 
         Returns:
             The model in evaluation mode: its dropout stays off while adapters train.
@@ -119,7 +120,7 @@ class Bases:
         Raises:
             InputError: If the base is missing, lacks weights, or has a head that is not one linear layer.
         """
-        key = (path, _AUTO[head].__name__, labels)
+        key = (path, _AUTO[head].__name__, labels, owner)
         if key not in self._models:
             model = _load(path, head, labels)
             model.config.pad_token_id = pad_token_id

@@ -6,18 +6,19 @@ import json
 import os
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from adapterhub.errors import InputError, IntegrityError
 
-__all__ = ["Checkpoint", "Evaluation", "Progress"]
+__all__ = ["Checkpoint", "Evaluation", "Progress", "Track"]
 
 
 @dataclass(frozen=True)
@@ -38,28 +39,70 @@ class Evaluation:
 
 
 @dataclass
+class Track:
+    """How far one task of a run is.
+
+    Args:
+        batches: Batches taken.
+        losses: Sum of their losses since the last evaluation.
+        since: Number of those losses.
+        best: The best evaluation's key, less is better; empty before the first.
+        misses: Evaluations since the best.
+        history: All evaluations.
+    """
+
+    batches: int = 0
+    losses: float = 0.0
+    since: int = 0
+    best: tuple[float, ...] = ()
+    misses: int = 0
+    history: list[Evaluation] = field(default_factory=list)
+
+
+@dataclass
 class Progress:
     """How far a run is; all of it goes into the checkpoint.
 
     Args:
         step: Steps done.
         seconds: Time spent, earlier sessions included.
-        losses: Sum of the losses since the last evaluation.
-        since: Number of those losses.
-        best: The best evaluation's key, less is better; empty before the first.
-        misses: Evaluations since the best.
+        best: Key of the best evaluation of the run as a whole, less is better; empty before the first.
         stopped: Whether early stopping ended the run.
-        history: All evaluations.
+        tracks: Each task's own part.
+        weights: At each evaluation the weights that the weighting last gave the tasks, in their order.
+        conflicts: Steps counted, and those whose direction and whose update hurt a task; see `ConflictMeter`.
     """
 
     step: int = 0
     seconds: float = 0.0
-    losses: float = 0.0
-    since: int = 0
     best: tuple[float, ...] = ()
-    misses: int = 0
     stopped: bool = False
-    history: list[Evaluation] = field(default_factory=list)
+    tracks: dict[str, Track] = field(default_factory=dict)
+    weights: list[list[float]] = field(default_factory=list)
+    conflicts: dict[str, int] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Progress:
+        """What `to_dict` gave."""
+        tracks = {}
+        for name, track in fields["tracks"].items():
+            history = [Evaluation(**entry) for entry in track["history"]]
+            tracks[name] = Track(**{**track, "best": tuple(track["best"]), "history": history})
+        return cls(**{**fields, "best": tuple(fields["best"]), "tracks": tracks})
+
+
+class Stateful(Protocol):
+    """Something whose state is JSON."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state."""
 
 
 class Checkpoint:
@@ -81,17 +124,23 @@ class Checkpoint:
         best: Mapping[str, torch.Tensor],
         optimizer: Any,
         scheduler: Any,
+        weighting: nn.Module | None = None,
+        sampler: Stateful | None = None,
     ) -> None:
         """Write the whole state, durably and atomically."""
         tensors = {f"weights.{name}": tensor.detach() for name, tensor in weights.items()}
         tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
         for index, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+        balance = {} if weighting is None else weighting.state_dict()
+        tensors |= {f"weighting.{n}": value for n, value in balance.items() if isinstance(value, torch.Tensor)}
         tensors["random.torch"] = torch.get_rng_state()
         state = {
             "run": self._run,
-            "progress": vars(progress) | {"history": [vars(entry) for entry in progress.history]},
+            "progress": progress.to_dict(),
             "scheduler": scheduler.state_dict(),
+            "weighting": {n: value for n, value in balance.items() if not isinstance(value, torch.Tensor)},
+            "sampler": None if sampler is None else sampler.state_dict(),
             "random": _random_states(),
         }
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -102,9 +151,14 @@ class Checkpoint:
         aside.replace(self.path)
 
     def restore(
-        self, weights: Mapping[str, torch.Tensor], optimizer: Any, scheduler: Any
+        self,
+        weights: Mapping[str, torch.Tensor],
+        optimizer: Any,
+        scheduler: Any,
+        weighting: nn.Module | None = None,
+        sampler: Stateful | None = None,
     ) -> tuple[Progress, dict[str, torch.Tensor]]:
-        """Put the saved state back into weights, optimizer, scheduler and random generators.
+        """Put the saved state back into all of these and the random generators.
 
         Returns:
             The progress and the best weights so far.
@@ -124,11 +178,14 @@ class Checkpoint:
         scheduler.load_state_dict(state["scheduler"])
         for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
+        if weighting is not None:
+            saved = {n[10:]: tensor for n, tensor in tensors.items() if n.startswith("weighting.")}
+            weighting.load_state_dict(saved | state["weighting"])
+        if sampler is not None:
+            sampler.load_state_dict(state["sampler"])
         _set_random_states(state["random"], tensors["random.torch"])
-        fields = dict(state["progress"])
-        fields["best"] = tuple(fields["best"])
-        fields["history"] = [Evaluation(**entry) for entry in fields["history"]]
-        return Progress(**fields), {n[5:]: tensor for n, tensor in tensors.items() if n.startswith("best.")}
+        best = {n[5:]: tensor for n, tensor in tensors.items() if n.startswith("best.")}
+        return Progress.from_dict(state["progress"]), best
 
     def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         try:

@@ -1,146 +1,111 @@
-"""The training loop of one adapter."""
+"""The training loop: one task, or several that share weights."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from accelerate import Accelerator
-from torch.optim import AdamW
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from adapterhub.errors import AdapterHubError
-from adapterhub.training._batches import Batch, by_length, collate, schedule
-from adapterhub.training._checkpoint import Checkpoint, Evaluation, Progress
+from adapterhub.training._balance import Balance
+from adapterhub.training._batches import Batch, by_length, collate, schedule, steps_per_epoch
+from adapterhub.training._checkpoint import Checkpoint, Evaluation, Progress, Track
 from adapterhub.training._encode import Features
-from adapterhub.training._score import batch_loss, evaluate
+from adapterhub.training._score import Score, evaluate
+from adapterhub.training._settings import Settings
+from adapterhub.training._unit import Unit, losses_of, task_gradient
+from adapterhub.training.optimisers import optimizer_of, parameter_groups
+from adapterhub.training.sampling import Pacing, TaskSampler, curriculum
+from adapterhub.training.weighting import LossWeighting
 
-__all__ = ["DivergedError", "Settings", "train"]
+__all__ = ["DivergedError", "Loop"]
 
 
 class DivergedError(AdapterHubError, ArithmeticError):
     """The loss or its gradient is no longer a finite number."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What a run's arithmetic depends on beside its data; stored in its checkpoint.
+class Loop:
+    """Trains weights on the tasks that share them; the best by validation, else the last, are in them afterwards.
 
     Args:
-        learning_rate: Peak of the schedule.
-        batch_size: Rows of a step.
-        steps: Steps in all.
-        every: Steps between evaluations and checkpoints.
-        warmup: Share of the steps over which the learning rate rises.
-        decay: Shape of its fall to zero, `linear` or `cosine`.
-        patience: Evaluations without improvement after which the run ends; None for never.
-        seed: Seed of the order and of the fresh weights.
-        mixed_precision: accelerate's word, `no` or `bf16`.
-    """
-
-    learning_rate: float
-    batch_size: int
-    steps: int
-    every: int
-    warmup: float
-    decay: str
-    patience: int | None
-    seed: int
-    mixed_precision: str
-
-    def factor(self, step: int) -> float:
-        """The learning rate at a step, as a share of its peak."""
-        rise = max(1, round(self.warmup * self.steps))
-        if step < rise:
-            return (step + 1) / rise
-        left = max(0.0, (self.steps - step) / max(1, self.steps - rise))
-        return left if self.decay == "linear" else 0.5 - 0.5 * math.cos(math.pi * left)
-
-
-def train(
-    accelerator: Accelerator,
-    model: Any,
-    rows: Sequence[Features],
-    validation: Sequence[Features],
-    *,
-    head: str,
-    pad_token_id: int,
-    settings: Settings,
-    checkpoint: Checkpoint | None,
-    resume: bool,
-    report: Callable[[int, float], None],
-) -> Progress:
-    """Train the adapter that is on the model; the best weights by validation, else the last, are in it afterwards.
-
-    Args:
-        accelerator: Places the model and runs the backward pass.
-        model: The base with a fresh adapter.
-        rows: Training rows.
-        validation: Validation rows; may be empty.
-        head: The card's head.
-        pad_token_id: The padding token.
+        accelerator: Where the models are; its processes share each batch.
+        units: The tasks.
+        shared: By name, the weights that all of them train.
+        balance: Puts the tasks' gradients together.
+        sampler: Says whose batch a step takes; without one each step takes a batch of every task.
         settings: The run's settings.
         checkpoint: Where to save, or None.
-        resume: Whether to go on from the checkpoint if there is one.
-        report: Called after each step with the number of steps done and a smoothed loss.
-
-    Returns:
-        What happened.
-
-    Raises:
-        DivergedError: If a loss or gradient is not finite; the last checkpoint is kept.
+        rates: Learning rates by task, for the weights that it trains alone.
     """
-    loop = _Loop(
-        accelerator, model, rows, head=head, pad_token_id=pad_token_id, settings=settings, checkpoint=checkpoint
-    )
-    loop.validate_on(validation)
-    loop.run(resume, report)
-    return loop.progress
 
-
-class _Loop:
     def __init__(
         self,
         accelerator: Accelerator,
-        model: Any,
-        rows: Sequence[Features],
-        *,
-        head: str,
-        pad_token_id: int,
+        units: Sequence[Unit],
+        shared: Mapping[str, Tensor],
+        balance: Balance,
         settings: Settings,
-        checkpoint: Checkpoint | None,
+        *,
+        sampler: TaskSampler | None = None,
+        checkpoint: Checkpoint | None = None,
+        rates: Mapping[str, float] | None = None,
     ) -> None:
-        self.progress = Progress()
         self._accelerator, self._settings, self._checkpoint = accelerator, settings, checkpoint
-        self._rows, self._head, self._pad = rows, head, pad_token_id
-        model.eval()  # the base's dropout stays off; the adapter has none
-        self._weights = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        optimizer = AdamW(list(self._weights.values()), lr=settings.learning_rate, weight_decay=0.0, fused=True)
-        self._model, self._optimizer = accelerator.prepare(model, optimizer)
-        self._scheduler = LambdaLR(optimizer, settings.factor)
-        self._best: dict[str, torch.Tensor] = {}
-        self._validation: list[Batch] = []
+        self._units = {unit.name: unit for unit in units}
+        self.progress = Progress(tracks={name: Track() for name in self._units})
+        self._shared = dict(shared)
+        self._balance, self._sampler = balance, sampler
+        # A task's own weights are named after it, by a name that no module has.
+        own = {f"{unit.name}.{name}": weight for unit in units for name, weight in unit.own.items()}
+        self._weights = {**self._shared, **own}
+        groups = parameter_groups(
+            self._weights.items(),
+            settings.learning_rate,
+            lora_plus_ratio=settings.lora_plus_ratio,
+            task_rates=rates,
+        )
+        learned = [] if balance.weighting is None else list(balance.weighting.to(accelerator.device).parameters())
+        if learned:
+            groups.append({"params": learned, "names": ["weighting"] * len(learned), "lr": settings.learning_rate})
+        self._optimizer = optimizer_of(settings.optimiser, groups)
+        self._scheduler = LambdaLR(self._optimizer, settings.factor)
+        self._best: dict[str, Tensor] = {}
+        self._pass = max(1, *(steps_per_epoch(len(unit.rows), settings.batch_size) for unit in units))
+        self._validation = {unit.name: self._placed(unit) for unit in units}
+        self._asked = {name: itertools.cycle(batches) for name, batches in self._validation.items()}
 
-    def validate_on(self, rows: Sequence[Features]) -> None:
-        batches = by_length(rows, 2 * self._settings.batch_size)
-        self._validation = [collate(b, self._head, self._pad).to(self._accelerator.device) for b in batches]
+    def run(self, resume: bool, report: Callable[[int, float], None]) -> Progress:
+        """Train.
 
-    def run(self, resume: bool, report: Callable[[int, float], None]) -> None:
-        progress, settings = self.progress, self._settings
+        Args:
+            resume: Whether to go on from the checkpoint if there is one.
+            report: Called after each step with the number of steps done and a smoothed loss.
+
+        Returns:
+            What happened.
+
+        Raises:
+            DivergedError: If a loss or gradient is not finite; the last checkpoint is kept.
+        """
+        orders = {name: self._order(unit) for name, unit in self._units.items()}
         if resume and self._checkpoint is not None and self._checkpoint.path.exists():
-            state = self._checkpoint.restore(self._weights, self._optimizer, self._scheduler)
-            progress, self._best = self.progress, self._best = state
+            self.progress, self._best = self._checkpoint.restore(
+                self._weights, self._optimizer, self._scheduler, self._balance.weighting, self._sampler
+            )
+            self._balance.conflicts = self.progress.conflicts
+        progress, settings = self.progress, self._settings
+        batches = {name: order(progress.tracks[name].batches) for name, order in orders.items()}
         begin, smooth = time.monotonic() - progress.seconds, math.nan
-        lengths = [len(row.ids) for row in self._rows]
-        batches = schedule(lengths, settings.batch_size, settings.seed, progress.step)
         while progress.step < settings.steps and not progress.stopped:
-            loss = self._step([self._rows[position] for position in next(batches)])
+            loss = self._step(self._next(), batches)
             progress.step += 1
-            progress.losses, progress.since = progress.losses + loss, progress.since + 1
             smooth = loss if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss
             report(progress.step, smooth)
             if progress.step % settings.every == 0 or progress.step == settings.steps:
@@ -149,22 +114,102 @@ class _Loop:
         with torch.no_grad():
             for name, tensor in self._best.items():
                 self._weights[name].copy_(tensor)
+        return progress
 
-    def _step(self, rows: Sequence[Features]) -> float:
-        batch = collate(rows, self._head, self._pad).to(self._accelerator.device)
-        loss = batch_loss(self._model, batch, self._head)[0]
-        self._accelerator.backward(loss)
-        norm = self._accelerator.clip_grad_norm_(list(self._weights.values()), 1.0)
-        value = loss.item()
-        if not math.isfinite(value) or not math.isfinite(float(norm)):
-            raise DivergedError(self._diverged(batch, value))
+    def step(self, batches: Mapping[str, Sequence[Features]]) -> dict[str, float]:
+        """One step of the optimiser on a batch of each of some tasks.
+
+        Args:
+            batches: Rows by task.
+
+        Returns:
+            The loss of each task before the step.
+
+        Raises:
+            DivergedError: If a loss or gradient is not finite; no weight has changed.
+        """
+        found = {
+            name: task_gradient(
+                self._accelerator,
+                self._units[name],
+                rows,
+                [*self._shared.values(), *self._units[name].own.values()],
+                self._settings.micro_batch_size,
+            )
+            for name, rows in batches.items()
+        }
+        self._balance.apply(found, self._validation_gradient())
+        bound = self._settings.max_grad_norm
+        touched = [weight for weight in self._weights.values() if weight.grad is not None]
+        norm = float(torch.nn.utils.clip_grad_norm_(touched, math.inf if bound is None else bound))
+        losses = {name: loss for name, (loss, _) in found.items()}
+        for name, loss in losses.items():
+            if not math.isfinite(loss) or not math.isfinite(norm):
+                self._optimizer.zero_grad()
+                raise DivergedError(self._diverged(batches[name], loss))
         self._optimizer.step()
+        self._balance.measure()
         self._scheduler.step()
         self._optimizer.zero_grad()
-        return value
+        self._tell_weighting(batches)
+        return losses
 
-    def _diverged(self, batch: Batch, loss: float) -> str:
-        names = ", ".join(row.example.where for row in batch.rows[:8]) + (", ..." if len(batch.rows) > 8 else "")
+    def _next(self) -> list[str]:
+        return list(self._units) if self._sampler is None else [self._sampler.next()]
+
+    def _step(self, names: Sequence[str], batches: Mapping[str, Iterator[list[int]]]) -> float:
+        rows = {name: [self._units[name].rows[place] for place in next(batches[name])] for name in names}
+        losses = self.step(rows)
+        for name, loss in losses.items():
+            track = self.progress.tracks[name]
+            track.batches, track.losses, track.since = track.batches + 1, track.losses + loss, track.since + 1
+        return math.fsum(losses.values()) / len(losses)
+
+    def _order(self, unit: Unit) -> Callable[[int], Iterator[list[int]]]:
+        """From the number of batches taken to the batches to come."""
+        settings, lengths = self._settings, [len(row.ids) for row in unit.rows]
+        if settings.curriculum is None:
+            return lambda start: schedule(lengths, settings.batch_size, settings.seed, start)
+        easy = [float(n) for n in lengths]
+        if settings.curriculum == "loss":
+            easy = losses_of(self._accelerator, unit, unit.rows)
+        pacing = Pacing(max(1, settings.steps // 2))
+        return lambda start: curriculum(easy, lengths, settings.batch_size, settings.seed, start, pacing=pacing)
+
+    def _placed(self, unit: Unit) -> list[Batch]:
+        batches = by_length(unit.validation, 2 * self._settings.batch_size)
+        return [collate(rows, unit.head, unit.pad).to(self._accelerator.device) for rows in batches]
+
+    def _validation_gradient(self) -> Tensor | None:
+        if not getattr(self._balance.weighting, "needs_validation_gradient", False):
+            return None
+        total: Tensor | None = None
+        for name, unit in self._units.items():
+            _, parts = task_gradient(
+                self._accelerator, unit, next(self._asked[name]).rows, list(self._shared.values()), None
+            )
+            flat = torch.cat([part.flatten() for part in parts])
+            total = flat if total is None else total + flat
+        return total
+
+    def _tell_weighting(self, batches: Mapping[str, Sequence[Features]]) -> None:
+        weighting = self._balance.weighting
+        if weighting is None:
+            return
+        if (self.progress.step + 1) % self._pass == 0:
+            weighting.epoch()
+        if not isinstance(weighting, LossWeighting):
+            return
+        if weighting.needs_validation_losses:
+            scores = [evaluate(u.model, [next(self._asked[name])], u.head) for name, u in self._units.items()]
+            weighting.observe_validation(torch.tensor([score.loss for score in scores]))
+        if weighting.needs_losses_after_step and len(batches) == len(self._units):
+            units = [(self._units[name], rows) for name, rows in batches.items()]
+            placed = [(u, collate(rows, u.head, u.pad).to(self._accelerator.device)) for u, rows in units]
+            weighting.observe_after_step(torch.tensor([evaluate(u.model, [b], u.head).loss for u, b in placed]))
+
+    def _diverged(self, rows: Sequence[Features], loss: float) -> str:
+        names = ", ".join(row.example.where for row in rows[:8]) + (", ..." if len(rows) > 8 else "")
         kept = f" The checkpoint before it is kept in {self._checkpoint.path.parent}." if self._checkpoint else ""
         return (
             f"Step {self.progress.step + 1}: loss and gradient are finite numbers. Found loss {loss} in the batch of "
@@ -173,18 +218,52 @@ class _Loop:
 
     def _look(self) -> None:
         """Evaluate, remember the best weights, decide on stopping, and save."""
-        progress = self.progress
-        score = evaluate(self._model, self._validation, self._head) if self._validation else None
-        found = (score.loss, score.metric) if score else (None, None)
-        progress.history.append(Evaluation(progress.step, progress.losses / max(progress.since, 1), *found))
-        progress.losses, progress.since = 0.0, 0
-        if score is not None:
-            key = score.key(self._head)
+        progress, patience = self.progress, self._settings.patience
+        scores = {name: self._score(unit) for name, unit in self._units.items()}
+        for name, score in scores.items():
+            self._track(progress.tracks[name], score, self._units[name].head)
+        if all(scores.values()):
+            key = self._key({name: score for name, score in scores.items() if score is not None})
             if math.isfinite(sum(key)) and (not progress.best or key < progress.best):
-                progress.best, progress.misses = key, 0
+                progress.best = key
                 self._best = {name: tensor.detach().clone() for name, tensor in self._weights.items()}
-            else:
-                progress.misses += 1
-            progress.stopped = self._settings.patience is not None and progress.misses >= self._settings.patience
-        if self._checkpoint is not None:
-            self._checkpoint.save(progress, self._weights, self._best, self._optimizer, self._scheduler)
+        progress.stopped = patience is not None and all(t.misses >= patience for t in progress.tracks.values())
+        self._observe({name: score for name, score in scores.items() if score is not None})
+        if self._checkpoint is not None and self._accelerator.is_main_process:
+            self._checkpoint.save(
+                progress, self._weights, self._best, self._optimizer, self._scheduler,
+                self._balance.weighting, self._sampler,
+            )  # fmt: skip
+
+    def _score(self, unit: Unit) -> Score | None:
+        batches = self._validation[unit.name]
+        return evaluate(unit.model, batches, unit.head) if batches else None
+
+    def _track(self, track: Track, score: Score | None, head: str) -> None:
+        found = (score.loss, score.metric) if score else (None, None)
+        track.history.append(Evaluation(self.progress.step, track.losses / max(track.since, 1), *found))
+        track.losses, track.since = 0.0, 0
+        if score is not None:
+            key = score.key(head)
+            better = math.isfinite(sum(key)) and (not track.best or key < track.best)
+            track.best, track.misses = (key, 0) if better else (track.best, track.misses + 1)
+
+    def _key(self, scores: Mapping[str, Score]) -> tuple[float, ...]:
+        """Less is better: one task's own key; of several the mean of their losses, each over its first one."""
+        if len(scores) == 1:
+            (name, score), *_ = scores.items()
+            return score.key(self._units[name].head)
+        first = {name: track.history[0].validation_loss or 1.0 for name, track in self.progress.tracks.items()}
+        return (math.fsum(score.loss / first[name] for name, score in scores.items()) / len(scores),)
+
+    def _observe(self, scores: Mapping[str, Score]) -> None:
+        """Tell the sampler and the weighting how far each task is; a generating one by its likelihood a token."""
+        metrics = {n: math.exp(-s.loss) if s.metric is None else s.metric for n, s in scores.items()}
+        if self._sampler is not None and metrics:
+            self._sampler.observe(metrics)
+        weighting = self._balance.weighting
+        self.progress.conflicts = self._balance.conflicts
+        if weighting is not None:
+            weighting.observe(metrics)
+            last = weighting.weights()
+            self.progress.weights.append([] if last is None else last.tolist())

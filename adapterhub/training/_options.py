@@ -8,13 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapterhub.errors import InputError, did_you_mean
-from adapterhub.training._loop import Settings
 from adapterhub.training._rows import DataSource
+from adapterhub.training._settings import Settings
+from adapterhub.training.optimisers import OPTIMISERS
 
 __all__ = ["Options", "validations"]
 
-_CHOICES = {"method": ("lora", "bottleneck"), "decay": ("linear", "cosine"), "mixed_precision": ("no", "bf16")}
-_OPTIONAL = ("alpha", "targets", "max_steps", "max_length", "evaluate_every", "patience")
+_CHOICES = {
+    "method": ("lora", "bottleneck"),
+    "decay": ("linear", "cosine"),
+    "mixed_precision": ("no", "bf16"),
+    "optimiser": tuple(OPTIMISERS),
+    "curriculum": ("length", "loss"),
+}
+_OPTIONAL = (
+    "alpha",
+    "targets",
+    "max_steps",
+    "max_length",
+    "evaluate_every",
+    "patience",
+    "lora_plus_ratio",
+    "max_grad_norm",
+    "per_task_clip",
+    "micro_batch_size",
+    "curriculum",
+)
 
 
 def _is_whole(value: object) -> bool:
@@ -40,6 +59,10 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "validation_rows": _COUNT,
     "evaluate_every": _COUNT,
     "patience": _COUNT,
+    "lora_plus_ratio": ("a number of at least 1", lambda value: _is_number(value) and value >= 1),
+    "max_grad_norm": _POSITIVE,
+    "per_task_clip": _POSITIVE,
+    "micro_batch_size": _COUNT,
     "seed": ("a whole number from 0 to 4294967295", lambda value: _is_whole(value) and 0 <= value < 2**32),
 }
 
@@ -68,6 +91,13 @@ class Options:
     patience: int | None
     seed: int
     mixed_precision: str
+    optimiser: str
+    lora_plus_ratio: float | None
+    max_grad_norm: float | None
+    per_task_clip: float | None
+    micro_batch_size: int | None
+    curriculum: str | None
+    gradient_checkpointing: bool
 
     def __post_init__(self) -> None:
         faults = list(self._faults())
@@ -77,7 +107,7 @@ class Options:
     def _faults(self) -> Iterator[str]:
         for name, known in _CHOICES.items():
             value = getattr(self, name)
-            if value not in known:
+            if value not in known and not (value is None and name in _OPTIONAL):
                 near = did_you_mean(str(value), known)
                 yield f"`{name}` should be one of {', '.join(known)}. Found {value!r}.{near}"
         for name, (rule, holds) in _RULES.items():
@@ -107,6 +137,12 @@ class Options:
             patience=self.patience,
             seed=self.seed,
             mixed_precision=self.mixed_precision,
+            optimiser=self.optimiser,
+            lora_plus_ratio=self.lora_plus_ratio,
+            max_grad_norm=self.max_grad_norm,
+            per_task_clip=self.per_task_clip,
+            micro_batch_size=self.micro_batch_size,
+            curriculum=self.curriculum,
         )
 
 

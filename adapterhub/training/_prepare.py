@@ -6,9 +6,11 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from transformers import AutoConfig
 
 from adapterhub.errors import InputError
@@ -20,7 +22,7 @@ from adapterhub.training._rows import DataSource, read_rows
 from adapterhub.training._split import sample, split, without
 from adapterhub.training._stack import Below
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "open_task", "prepare"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Prepared:
         duplicates: Training rows left out because their text is a validation text.
         scale: By what the values of a regression are divided for training; 1 for the other heads.
         chain: The adapters that the new one will stand on.
+        initial: Weights to begin with instead of fresh ones, by PEFT's name.
+        begin: An adapter to begin with, and whether its head is taken over too.
     """
 
     task: Task
@@ -50,6 +54,8 @@ class Prepared:
     duplicates: int
     scale: float
     chain: tuple[Below, ...] = ()
+    initial: Mapping[str, Tensor] = field(default_factory=dict)
+    begin: tuple[Path, bool] | None = None
 
     @property
     def stack(self) -> dict[str, str]:
@@ -134,21 +140,35 @@ def _encoded(
     faults: list[str],
 ) -> Prepared:
     examples, validation, duplicates = parts
-    config, tokenizer = _config(path), load_tokenizer(path)
-    if task.head == "generation" and tokenizer.eos_token_id is None:
-        raise InputError(f"Generation needs a tokenizer with an end token. That of {path} has none. Set `eos_token`.")
-    context = context_length(config, tokenizer)
-    length = context if max_length is None else min(max_length, context)
+    tokenizer, length, encode = open_task(task, path, max_length)
     scale = 1.0
     if task.head == "regression":
         scale = math.sqrt(sum(example.value**2 for example in examples) / len(examples)) or 1.0
         examples = [replace(example, value=example.value / scale) for example in examples]
         validation = [replace(example, value=example.value / scale) for example in validation]
-    encode = RowEncoder(tokenizer, task, length, last=is_decoder(config))
     rows, found = encode(examples)
     aside, more = encode(validation)
     faults += found + more
     return Prepared(task, path, tokenizer, length, rows, aside, encode.truncated, duplicates, scale)
+
+
+def open_task(task: Task, path: str, max_length: int | None) -> tuple[Any, int, RowEncoder]:
+    """The base's tokenizer, the most tokens of a row, and what turns the task's examples into rows.
+
+    Args:
+        task: The card.
+        path: Id or folder of the base.
+        max_length: The most tokens of a row; by default the base's context.
+
+    Raises:
+        InputError: If the base's configuration or tokenizer cannot be loaded, or has no end token to generate with.
+    """
+    config, tokenizer = _config(path), load_tokenizer(path)
+    if task.head == "generation" and tokenizer.eos_token_id is None:
+        raise InputError(f"Generation needs a tokenizer with an end token. That of {path} has none. Set `eos_token`.")
+    context = context_length(config, tokenizer)
+    length = context if max_length is None else min(max_length, context)
+    return tokenizer, length, RowEncoder(tokenizer, task, length, last=is_decoder(config))
 
 
 def _config(path: str) -> Any:

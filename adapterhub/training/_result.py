@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 
 from adapterhub.task import Task
 from adapterhub.training._checkpoint import Evaluation, Progress
 from adapterhub.training._prepare import Prepared
 from adapterhub.training._score import METRICS, Score
 
-__all__ = ["FitResult", "result"]
+__all__ = ["FitResult", "group_result", "result"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,10 @@ class FitResult:
         duplicates: Training rows left out because their text is a validation text.
         stopped: Whether early stopping ended the run.
         history: Every evaluation on the way.
+        tasks: For a group's adapter, every evaluation of each of its tasks.
+        weights: For a group's adapter, at each evaluation the weights that the weighting gave the tasks in their order.
+        conflicts: For a group's adapter, the shares of the steps whose direction, and whose update, hurt a task to
+            first order; None where every step had one task.
     """
 
     task: Task
@@ -48,6 +54,9 @@ class FitResult:
     duplicates: int
     stopped: bool
     history: tuple[Evaluation, ...]
+    tasks: Mapping[str, tuple[Evaluation, ...]] = field(default_factory=dict)
+    weights: tuple[tuple[float, ...], ...] = ()
+    conflicts: tuple[float, float] | None = None
 
 
 def result(task: Task, one: Prepared, progress: Progress, score: Score | None, folder: Path) -> FitResult:
@@ -60,7 +69,7 @@ def result(task: Task, one: Prepared, progress: Progress, score: Score | None, f
         score: What the kept weights reach, in the card's units.
         folder: Where the adapter lies.
     """
-    history = tuple(_unscaled(entry, one.scale) for entry in progress.history)
+    history = tuple(_unscaled(entry, one.scale) for entry in progress.tracks[one.task.name].history)
     return FitResult(
         task=task,
         steps=progress.step,
@@ -76,6 +85,44 @@ def result(task: Task, one: Prepared, progress: Progress, score: Score | None, f
         duplicates=one.duplicates,
         stopped=progress.stopped,
         history=history,
+    )
+
+
+def group_result(task: Task, parts: Mapping[str, Prepared], progress: Progress, folder: Path) -> FitResult:
+    """The result of a group's adapter: what its tasks have in common, and the evaluations of each.
+
+    Args:
+        task: The group's card as delivered.
+        parts: The data of its tasks.
+        progress: What the loop did.
+        folder: Where the adapter lies.
+    """
+    tasks = {
+        name: tuple(_unscaled(entry, parts[name].scale) for entry in track.history)
+        for name, track in progress.tracks.items()
+    }
+    counted = progress.conflicts
+    steps = counted.get("steps", 0)
+    looks = list(zip(*(track.history for track in progress.tracks.values()), strict=True))
+    history = tuple(Evaluation(entries[0].step, fmean(e.train_loss for e in entries), None, None) for entries in looks)
+    return FitResult(
+        task=task,
+        steps=progress.step,
+        seconds=progress.seconds,
+        train_loss=history[-1].train_loss,
+        validation_loss=None,
+        metric_name="",
+        metric=None,
+        folder=folder,
+        rows=sum(len(one.rows) for one in parts.values()),
+        validation_rows=sum(len(one.validation) for one in parts.values()),
+        truncated=sum(one.truncated for one in parts.values()),
+        duplicates=sum(one.duplicates for one in parts.values()),
+        stopped=progress.stopped,
+        history=history,
+        tasks=tasks,
+        weights=tuple(tuple(weights) for weights in progress.weights),
+        conflicts=(counted["directions"] / steps, counted["updates"] / steps) if steps else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from torch import Tensor
 
 from adapterhub.adapter import describe_base
-from adapterhub.errors import InputError
-from adapterhub.training._adapt import adapted, adapter_config
+from adapterhub.training._adapt import adapted, adapter_config, memory_saving_layers
+from adapterhub.training._balance import Balance
 from adapterhub.training._base import Bases, base_id
 from adapterhub.training._batches import by_length, collate, steps_per_epoch
 from adapterhub.training._checkpoint import Checkpoint, Progress
-from adapterhub.training._loop import train
+from adapterhub.training._loop import Loop
 from adapterhub.training._options import Options
 from adapterhub.training._prepare import Prepared
 from adapterhub.training._progress import progress_bar, say
 from adapterhub.training._save import save_adapter
 from adapterhub.training._score import Score, evaluate, exact_match
+from adapterhub.training._tie import begin_from, fill
+from adapterhub.training._unit import Unit
 
 __all__ = ["Run"]
 
@@ -44,20 +48,28 @@ class Run:
     progress: bool
 
     def accelerator(self) -> Accelerator:
-        """The entry to accelerate, on the GPU if there is one.
-
-        Raises:
-            InputError: If accelerate was launched with several processes.
-        """
+        """The entry to accelerate, on the GPU if there is one; its processes share each batch between them."""
         wanted = self.options.mixed_precision
         if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
             AcceleratorState._reset_state()  # it is global, and refuses a second precision in one process
-        accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=wanted)
-        if accelerator.num_processes > 1:
-            raise InputError(
-                f"Training runs in one process. Found {accelerator.num_processes}. Start it without a launcher."
-            )
-        return accelerator
+        return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=wanted)
+
+    def unit(
+        self, one: Prepared, model: Any, accelerator: Accelerator, own: Mapping[str, Tensor] | None = None
+    ) -> Unit:
+        """A task with its model, ready to be trained.
+
+        Args:
+            one: The task's data.
+            model: The base with the adapter.
+            accelerator: From `accelerator()`.
+            own: The weights that this task alone trains.
+        """
+        model.eval()  # the base's dropout stays off; the adapter has none
+        layers = memory_saving_layers(model) if self.options.gradient_checkpointing else []
+        prepared = accelerator.prepare_model(model, evaluation_mode=True)  # gradients are shared without DDP
+        pad = one.tokenizer.pad_token_id
+        return Unit(one.task.name, prepared, one.task.head, pad, one.rows, one.validation, own or {}, layers)
 
     def train(
         self, one: Prepared, bases: Bases, accelerator: Accelerator, folder: Path
@@ -78,33 +90,38 @@ class Run:
         base = bases.load(one.path, head, one.labels, pad)
         signature = describe_base(base, base_id(one.path))
         settings = options.settings(steps_per_epoch(len(one.rows), options.batch_size))
-        say(self.progress, _summary(one))
+        say(self.shown(accelerator), _summary(one))
         set_seed(options.seed)
         with (
             adapted(base, adapter_config(base, head, **options.shape), one.chain, signature) as model,
-            progress_bar(self.progress, one.task.name, settings.steps) as report,
+            progress_bar(self.shown(accelerator), one.task.name, settings.steps) as report,
         ):
-            progress = train(
+            if one.begin is not None:
+                begin_from(model, one.begin[0], head=one.begin[1])
+            fill(model, one.initial)
+            shared = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+            loop = Loop(
                 accelerator,
-                model,
-                one.rows,
-                one.validation,
-                head=head,
-                pad_token_id=pad,
-                settings=settings,
+                [self.unit(one, model, accelerator)],
+                shared,
+                Balance(None, list(shared.values()), {one.task.name: []}, clip=settings.per_task_clip),
+                settings,
                 checkpoint=self._checkpoint(one, {**asdict(settings), "base": signature.fingerprint}),
-                resume=self.resume,
-                report=report,
             )
+            progress = loop.run(self.resume, report)
             score = self._measure(model, one, accelerator)
             save_adapter(model, folder, signature, stack=one.stack, head_scale=one.scale)
         accelerator.free_memory()
         return progress, score
 
+    def shown(self, accelerator: Accelerator) -> bool:
+        """Whether this process shows anything."""
+        return self.progress and accelerator.is_main_process
+
     def _checkpoint(self, one: Prepared, settings: dict[str, object]) -> Checkpoint | None:
         if self.checkpoints is None:
             return None
-        run = {**settings, **self.options.shape, "data": one.digest, "stack": one.stack}
+        run = {**settings, **self.options.shape, "data": one.digest, "stack": one.stack, "begin": str(one.begin)}
         return Checkpoint(self.checkpoints / one.task.name, run)
 
     def _measure(self, model: Any, one: Prepared, accelerator: Accelerator) -> Score | None:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftConfig
-from safetensors.torch import load_file
 
-from adapterhub.adapter import BaseSignature, read_adapter, sealed_stack
+from adapterhub.adapter import BaseSignature, read_adapter, sealed_stack, stored_tensors
 from adapterhub.errors import InputError
 from adapterhub.task import Task
 
@@ -94,7 +93,7 @@ def lay_below(model: Any, chain: Sequence[Below], base: BaseSignature) -> None:
         name = f"below{position}"  # never a part of a module's name, nor of `default`
         tuner.peft_config[name] = config
         tuner.inject_adapter(tuner.model, name)
-        _fill(model, name, load_file(below.folder / "adapter_model.safetensors"))
+        _fill(model, name, stored_tensors(below.folder))
     if chain:
         tuner.set_adapter(["default", *(f"below{position}" for position in range(len(chain)))])
         for parameter in model.parameters():

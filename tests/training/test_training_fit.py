@@ -16,7 +16,7 @@ from transformers import (
 )
 from workshop import COLOURS, bert_base, card, llama_base, rows
 
-import adapterhub.training._loop as loop
+import adapterhub.training._unit as unit
 from adapterhub.adapter import describe_base, read_adapter
 from adapterhub.errors import AdapterHubError, DataError, InputError, IntegrityError, TaskNotFoundError
 from adapterhub.registry import Registry
@@ -210,16 +210,16 @@ def test_bfloat16_learns_too_and_stores_float32(registry):
 
 def interrupt_at(monkeypatch, step):
     """The power fails in that step of the next run."""
-    original, calls = loop.batch_loss, []
+    original, calls = unit.batch_loss, []
 
     def failing(*args):
         calls.append(1)
         if len(calls) == step:
-            monkeypatch.setattr(loop, "batch_loss", original)
+            monkeypatch.setattr(unit, "batch_loss", original)
             raise KeyboardInterrupt
         return original(*args)
 
-    monkeypatch.setattr(loop, "batch_loss", failing)
+    monkeypatch.setattr(unit, "batch_loss", failing)
 
 
 @pytest.mark.parametrize("head", ["generation", "classification"])
@@ -234,7 +234,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(head, decay, registry, tmp_path,
     assert resumed.task.sha256 == whole.task.sha256
     assert resumed.history == whole.history
     assert resumed.steps == 24
-    monkeypatch.setattr(loop, "batch_loss", None)  # a finished run takes no step more
+    monkeypatch.setattr(unit, "batch_loss", None)  # a finished run takes no step more
     again = fit(registry, head, checkpoints=tmp_path / "c", resume=True, **options)
     assert again.task.sha256 == whole.task.sha256
 
@@ -462,13 +462,13 @@ def test_patience_needs_validation_rows(registry):
 
 
 def test_the_dropout_of_the_base_stays_off(registry, monkeypatch):
-    original, modes = loop.batch_loss, []
+    original, modes = unit.batch_loss, []
 
     def spy(model, *args):
         modes.extend(module.training for module in model.modules())
         return original(model, *args)
 
-    monkeypatch.setattr(loop, "batch_loss", spy)
+    monkeypatch.setattr(unit, "batch_loss", spy)
     fit(registry, "classification", base="_bert", max_steps=2)
     assert modes
     assert not any(modes)

@@ -90,8 +90,31 @@ def test_what_cannot_be_stacked_is_told(registry: Registry) -> None:
     for fields, options, error, message in [
         ({"stack": ["tests/bare"]}, {}, InputError, "a stack is of adapters. Found tests/bare, which has none"),
         ({"stack": ["tests"]}, {"method": "bottleneck"}, InputError, "of one method. Found tests with LORA under"),
-        ({"stack": ["tests"], "base_model": "_other"}, {}, IncompatibleAdapterError, "base_model should be tests/other"),
+        (
+            {"stack": ["tests"], "base_model": "_other"},
+            {},
+            IncompatibleAdapterError,
+            "base_model should be tests/other",
+        ),
     ]:
         with pytest.raises(error, match=message):
             train(registry, card("classification", name="tests/new", **fields), data, **options)
         assert "tests/new" not in registry
+
+
+def test_training_begins_with_another_adapter(registry: Registry, tmp_path: Path) -> None:
+    first = train(registry, card("classification"), rows("classification"), max_steps=60)
+    data = {"tests/copy": rows("classification", 40, seed=9)}
+    cards = {"tests/copy": card("classification", name="tests/copy")}
+    options = OPTIONS | {"max_steps": 1, "learning_rate": 1e-9}
+    trainer = Trainer(registry, **options)
+    fresh = trainer.fit(data, cards)["tests/copy"]
+    begun = trainer.fit(data, cards, init_from={"tests/copy": "tests/classification"})["tests/copy"]
+    assert begun.validation_loss < 0.5 * fresh.validation_loss
+    assert begun.metric >= first.metric - 0.25
+    other = card("classification", name="tests/copy", labels=["red", "green", "blue", "black", "pink"])
+    trainer.fit(data, {"tests/copy": other}, init_from={"tests/copy": "tests/classification"})  # its own head
+    with pytest.raises(InputError, match=r"same method, rank and targets\. .*which differs"):
+        Trainer(registry, **options | {"rank": 8}).fit(data, cards, init_from={"tests/copy": "tests"})
+    with pytest.raises(InputError, match=r"`init_from` names tasks that are trained here\. Found tests/none"):
+        trainer.fit(data, cards, init_from={"tests/none": "tests"})

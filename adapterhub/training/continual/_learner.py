@@ -1,0 +1,213 @@
+"""One task after another, and none forgotten."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adapterhub.errors import InputError, IntegrityError
+from adapterhub.task import Task
+from adapterhub.training._encode import Features
+from adapterhub.training._options import validations
+from adapterhub.training._prepare import Prepared, prepare
+from adapterhub.training._result import FitResult, result
+from adapterhub.training._rows import DataSource
+from adapterhub.training._score import METRICS
+from adapterhub.training._trainer import Trainer
+from adapterhub.training.continual._continued import continue_adapter
+from adapterhub.training.continual._memory import Entry, entries, features
+from adapterhub.training.continual._reservoir import Reservoir
+from adapterhub.training.continual._step import check_keep
+from adapterhub.training.continual._unchanged import changed, fingerprints
+
+if TYPE_CHECKING:
+    from adapterhub.registry import Registry
+
+__all__ = ["ContinualLearner"]
+
+
+class ContinualLearner:
+    """Learns task after task into a registry.
+
+    By default a task gets an adapter of its own: it shares no parameter with any other, so nothing can be forgotten,
+    and every other adapter is held against its bytes afterwards. With `shared=` an adapter that serves other tasks is
+    trained on, and rows of those, remembered in one bounded, class-balanced buffer, keep it from forgetting.
+
+    Args:
+        trainer: Its registry, base, rate, steps and seed are used.
+        replay_buffer_size: Rows that are remembered at most, of all tasks together.
+
+    Raises:
+        InputError: If `replay_buffer_size` is below 1.
+    """
+
+    def __init__(self, trainer: Trainer, replay_buffer_size: int = 1000) -> None:
+        self._trainer = trainer
+        self._registry: Registry = trainer._registry
+        self._groups: list[list[str]] = []
+        self.buffer: Reservoir[Entry] = Reservoir(replay_buffer_size, seed=trainer._run.options.seed)
+
+    def learn_new_task(
+        self,
+        name: str,
+        data: DataSource,
+        card: Task | None = None,
+        *,
+        shared: str | None = None,
+        keep: str | Collection[str] = "replay",
+        strength: float = 1.0,
+        check: bool = True,
+    ) -> FitResult:
+        """Train and register a task.
+
+        Args:
+            name: The task.
+            data: Its rows; see `Trainer.fit`.
+            card: Its card, where the registry does not hold it.
+            shared: A task whose adapter is trained on and then serves both, together with all that share it already.
+                Head, labels and base are the same. By default the new task has its own adapter.
+            keep: How the older tasks are kept with `shared`: `replay`, `gem`, `ewc` or `distillation`, several of them,
+                or `()` to train on and forget.
+            strength: How much the older tasks count beside the new one: λ of `keep`. About 1 for replay and
+                distillation; EWC's grows with how sure the older tasks are, 1e2 to 1e6.
+            check: Whether to read the adapters of all other tasks before and after, and hold them against each other.
+
+        Returns:
+            As of `Trainer.fit`.
+
+        Raises:
+            TaskNotFoundError: If the task has no card, or there is no task `shared`.
+            DataError: If rows are faulty.
+            InputError: If the task has an adapter already, does not fit `shared`, or rows to remember are missing.
+            DivergedError: If the loss is no longer finite; nothing is registered then.
+            IntegrityError: If another task's card or adapter has changed meanwhile.
+        """
+        ways = check_keep(keep)
+        cards = {} if card is None else {name: card}
+        one = self._prepared(name, data, cards)
+        if one.task.adapter is not None:
+            raise InputError(
+                f"A new task has no adapter yet. {name} has {one.task.adapter}. Train it again with `Trainer.fit`."
+            )
+        members = [] if shared is None else self._members(shared)
+        before = fingerprints(self._registry, {name, *members}) if check else {}
+        if shared is None:
+            found = self._trainer.fit({name: data}, cards)[name]
+        else:
+            found = self._learn_shared(one, self._registry[shared], members, ways, strength)
+        if check and (faults := changed(before, fingerprints(self._registry, {name, *members}))):
+            raise IntegrityError(
+                f"Learning {name} leaves every other task as it was. Found otherwise:\n" + "\n".join(faults)
+            )
+        self._keep_rows(one)
+        return found
+
+    def remember(self, name: str, data: DataSource) -> int:
+        """Offer the rows of a task that was trained elsewhere to the buffer.
+
+        Args:
+            name: A task of the registry.
+            data: The rows that it was trained on.
+
+        Returns:
+            How many rows of the task are in the buffer now.
+
+        Raises:
+            TaskNotFoundError: If there is no such task.
+            DataError: If rows are faulty.
+        """
+        self._keep_rows(self._prepared(name, data, {}))
+        return sum(entry["task"] == name for entry in self.buffer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The buffer, and which tasks share an adapter; JSON holds it."""
+        return {"buffer": self.buffer.state_dict(), "groups": [list(group) for group in self._groups]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state.
+
+        Raises:
+            InputError: If it holds more rows than `replay_buffer_size`.
+        """
+        self.buffer.load_state_dict(state["buffer"])
+        self._groups = [list(group) for group in state["groups"]]
+
+    def _prepared(self, name: str, data: DataSource, cards: Mapping[str, Task]) -> Prepared:
+        trainer, options = self._trainer, self._trainer._run.options
+        return prepare(
+            trainer._tasks({name: data}, cards),
+            {name: data},
+            validations(trainer._validation, [name]),
+            validation_rows=options.validation_rows,
+            max_length=options.max_length,
+        )[name]
+
+    def _keep_rows(self, one: Prepared) -> None:
+        for entry, label in entries(one):
+            self.buffer.add(entry, label)
+
+    def _members(self, shared: str) -> list[str]:
+        """The tasks that the adapter of `shared` serves: those that joined it here and still have its bytes."""
+        group = next((group for group in self._groups if shared in group), [shared])
+        sha256 = self._registry[shared].sha256
+        return [name for name in group if name == shared or (name in self._registry and self._same(name, sha256))]
+
+    def _same(self, name: str, sha256: str | None) -> bool:
+        return self._registry[name].sha256 == sha256
+
+    def _learn_shared(
+        self, one: Prepared, shared: Task, members: list[str], ways: tuple[str, ...], strength: float
+    ) -> FitResult:
+        self._check_shared(one, shared)
+        start = self._registry.adapter_path(shared.name)
+        assert start is not None
+        memories = {name: self._remembered(name, one) for name in members} if ways else {}
+        empty = [name for name, rows in memories.items() if not rows]
+        if empty and set(ways) != {"distillation"}:
+            raise InputError(
+                f"Keeping a task with {' and '.join(ways)} needs remembered rows of it. Found none of "
+                f"{', '.join(empty)}. Call `remember`, or raise `replay_buffer_size`."
+            )
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "adapter"
+            run, filled = self._trainer._run, {name: rows for name, rows in memories.items() if rows}
+            progress, score = continue_adapter(
+                run, one, filled, start, folder, sha256=shared.sha256, keep=ways, strength=strength
+            )
+            measured = {METRICS[one.task.head]: score.metric} if score and score.metric is not None else {}
+            stored = self._registry.add(
+                replace(one.task, metrics=measured, adapter=None, sha256=None), adapter=folder, replace=True
+            )
+            for name in members:
+                # What was measured with the adapter as it was does not hold for this one.
+                older = replace(self._registry[name], metrics={}, adapter=None, sha256=None)
+                self._registry.add(older, adapter=folder, replace=True)
+        self._groups = [group for group in self._groups if shared.name not in group] + [[*members, one.task.name]]
+        return result(stored, one, progress, score, self._registry.adapter_path(stored.name) or folder)
+
+    def _check_shared(self, one: Prepared, shared: Task) -> None:
+        task, faults = one.task, []
+        if shared.adapter is None:
+            faults.append(f"{shared.name} needs an adapter to be trained on. Found none. Train it first.")
+        if task.head == "regression":
+            faults.append("A regression's adapter has its own scale and is not trained on. Leave `shared` out.")
+        if shared.stack:
+            faults.append(f"{shared.name} lies on top of {list(shared.stack)} and is not trained on. Leave it out.")
+        places = [self._registry.place_of_base(base) for base in (task.base_model, shared.base_model)]
+        for what, new, old in (
+            ("head", task.head, shared.head),
+            ("labels", list(task.labels), list(shared.labels)),
+            ("base_model", *places),
+        ):
+            if new != old:
+                faults.append(
+                    f"Tasks that share an adapter have one `{what}`. Found {new!r}, and {old!r} of {shared.name}."
+                )
+        if faults:
+            raise InputError("\n".join(faults))
+
+    def _remembered(self, name: str, like: Prepared) -> list[Features]:
+        return features([entry for entry in self.buffer if entry["task"] == name], self._registry[name], like)

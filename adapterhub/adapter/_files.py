@@ -130,8 +130,8 @@ def read_seal(folder: Path, files: FolderBytes) -> dict[str, object]:
     sealed = parse_json(files.seal, str(folder / SEAL))
     if sealed.get("format") not in (FORMAT, STACKED):
         raise IntegrityError(
-            f"{folder / SEAL}: `format` should be {FORMAT} or {STACKED}. Found {sealed.get('format')!r}. Read it with a newer "
-            "release of this package, or seal the adapter again."
+            f"{folder / SEAL}: `format` should be {FORMAT} or {STACKED}. Found {sealed.get('format')!r}. Read it with "
+            "a newer release of this package, or seal the adapter again."
         )
     hashes = sealed.get("files")
     wanted = hashes if isinstance(hashes, Mapping) else {}

@@ -1,10 +1,14 @@
-"""A safetensors file in memory: its header checked whole before a tensor is made."""
+"""A safetensors file in memory: its header checked whole before a tensor is made.
+
+A matrix may be stored as int8: `KEY` as a flat list of I8 values, row behind row, and `KEY.scale` with one number for
+each row by which its values are multiplied. It is one entry here, with the matrix's shape.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -13,9 +17,11 @@ import torch
 from adapterhub.adapter._files import parse_json
 from adapterhub.errors import IntegrityError
 
-__all__ = ["Entry", "Header", "read_header", "read_tensors"]
+__all__ = ["DTYPES", "SCALE", "Entry", "Header", "read_header", "read_tensors"]
 
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+SCALE = ".scale"  # behind the key of a matrix that is stored as int8
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SIZES = {
     "F64": 8,
     "F32": 4,
@@ -47,12 +53,14 @@ class Entry:
         dtype: The file format's name of the dtype.
         shape: Its shape.
         start: First byte in the file.
+        scale: The rows' scales where the values are int8, else None.
     """
 
     key: str
     dtype: str
     shape: tuple[int, ...]
     start: int
+    scale: Entry | None = None
 
     @property
     def count(self) -> int:
@@ -62,7 +70,7 @@ class Entry:
     @property
     def readable(self) -> bool:
         """Whether the dtype is one that adapters have."""
-        return self.dtype in _DTYPES
+        return self.dtype in DTYPES or self.scale is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,11 +125,11 @@ def read_tensors(data: bytearray, header: Header) -> tuple[dict[str, torch.Tenso
     """
     entries = header.entries.values()
     dtypes = {entry.dtype for entry in entries}
-    if len(dtypes) != 1 or header.begin % _ALIGNED or len(data) == header.begin:
+    if len(dtypes) != 1 or not dtypes <= DTYPES.keys() or header.begin % _ALIGNED or len(data) == header.begin:
         values = {entry.key: _alone(data, entry) for entry in entries}
         return values, _infinite(values)
     # The tensors fill the file, so one view and one look at the values serve them all.
-    whole = torch.frombuffer(data, dtype=_DTYPES[dtypes.pop()], offset=header.begin).float()
+    whole = torch.frombuffer(data, dtype=DTYPES[dtypes.pop()], offset=header.begin).float()
     parts = whole.split_with_sizes([entry.count for entry in entries])
     values = {entry.key: part.view(entry.shape) for entry, part in zip(entries, parts, strict=True)}
     return values, [] if _finite(whole) else _infinite(values)
@@ -133,7 +141,10 @@ def _alone(data: bytearray, entry: Entry) -> torch.Tensor:
     size = entry.count * _SIZES[entry.dtype]
     # A copy, because the bytes may begin anywhere.
     raw = data[entry.start : entry.start + size]
-    return torch.frombuffer(raw, dtype=_DTYPES[entry.dtype]).view(entry.shape).float()
+    if entry.scale is not None:
+        steps = torch.frombuffer(raw, dtype=torch.int8).view(entry.shape).float()
+        return steps.mul_(_alone(data, entry.scale)[:, None])
+    return torch.frombuffer(raw, dtype=DTYPES[entry.dtype]).view(entry.shape).float()
 
 
 def _infinite(values: Mapping[str, torch.Tensor]) -> list[str]:
@@ -161,7 +172,19 @@ def _parse(raw: bytes, size: int) -> Header:
         entries.append(Entry(key, dtype, shape, begin + first))
     _check_spans(sorted(spans), size - begin)
     entries.sort(key=lambda entry: entry.start)
-    return Header(MappingProxyType({entry.key: entry for entry in entries}), begin)
+    return Header(MappingProxyType(_paired({entry.key: entry for entry in entries})), begin)
+
+
+def _paired(entries: dict[str, Entry]) -> dict[str, Entry]:
+    """Int8 values and their rows' scales as one entry; what does not pair is left, and read as what it is."""
+    for key, entry in list(entries.items()):
+        scale = entries.get(key + SCALE)
+        if entry.dtype != "I8" or len(entry.shape) != 1 or scale is None or scale.dtype not in DTYPES:
+            continue
+        if len(scale.shape) == 1 and scale.count and entry.count % scale.count == 0:
+            del entries[scale.key]
+            entries[key] = replace(entry, shape=(scale.count, entry.count // scale.count), scale=scale)
+    return entries
 
 
 def _fields(key: str, value: object) -> tuple[str, tuple[int, ...], tuple[int, int]]:

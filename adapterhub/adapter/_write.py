@@ -1,4 +1,4 @@
-"""Writing a LoRA adapter as a plain PEFT folder: sealed, the same bytes for the same values, whole or not at all."""
+"""Writing an adapter's folder: sealed, the same bytes for the same values, whole or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from adapterhub.adapter._files import CONFIG, WEIGHTS, write_json
 from adapterhub.adapter._read import seal
 from adapterhub.errors import IncompatibleAdapterError, InputError
 
-__all__ = ["check_absent", "write_lora"]
+__all__ = ["check_absent", "write_folder", "write_lora"]
 
 
 def write_lora(
@@ -41,12 +41,43 @@ def write_lora(
     """
     config.base_model_name_or_path = base.model_id
     config.inference_mode = True
+    return write_folder(out, _canonical(config), tensors, base, source)
+
+
+def write_folder(
+    out: Path,
+    fields: Mapping[str, object],
+    tensors: Mapping[str, torch.Tensor],
+    base: BaseSignature,
+    source: str,
+    *,
+    stack: Mapping[str, str] | None = None,
+    note: str | None = None,
+) -> str:
+    """Write an adapter of any method and seal it; what does not fit the base leaves nothing behind.
+
+    Args:
+        out: The folder to make.
+        fields: The content of `adapter_config.json`.
+        tensors: The content of the safetensors file by key.
+        base: The base that it fits.
+        source: What it was made of, for messages.
+        stack: The adapters below it, as `seal` takes them.
+        note: A line for people who look into the safetensors file's metadata.
+
+    Returns:
+        The content hash of the sealed folder.
+
+    Raises:
+        InputError: If `out` exists.
+        IncompatibleAdapterError: If the adapter does not fit the base.
+    """
     values = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in sorted(tensors.items())}
     with _made_whole(Path(out)) as folder:
-        save_file(values, folder / WEIGHTS, {"format": "pt"})
-        write_json(folder / CONFIG, _canonical(config))
+        save_file(values, folder / WEIGHTS, {"format": "pt"} | ({} if note is None else {"note": note}))
+        write_json(folder / CONFIG, fields)
         try:
-            return seal(folder, base)
+            return seal(folder, base, stack)
         except IncompatibleAdapterError as error:
             raise IncompatibleAdapterError(source, base.model_id, error.faults) from None
 

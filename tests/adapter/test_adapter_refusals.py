@@ -191,8 +191,8 @@ def test_a_pickle_is_refused_and_never_opened(folder, base):
 
 def test_an_unknown_seal_format_and_a_broken_seal_are_refused(folder, base):
     fields = json.loads((folder / SEAL).read_text())
-    (folder / SEAL).write_text(json.dumps(fields | {"format": 2}))
-    with pytest.raises(IntegrityError, match=r"`format` should be 1\. Found 2"):
+    (folder / SEAL).write_text(json.dumps(fields | {"format": 3}))
+    with pytest.raises(IntegrityError, match=r"`format` should be 1 or 2\. Found 3"):
         read_adapter(folder, base)
     (folder / SEAL).write_text(json.dumps(fields | {"files": None}))
     with pytest.raises(IntegrityError, match="sha256 None"):

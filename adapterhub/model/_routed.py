@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from adapterhub.model._answers import classified, entities, number, sequences
 from adapterhub.model._base import load_base, only_base
 from adapterhub.model._placement import Placement
 from adapterhub.model._prediction import Answer, Prediction, spoken
+from adapterhub.model._usage import UsageLog
 from adapterhub.registry import Registry, bundled_registry
 from adapterhub.route import Route
 from adapterhub.router import Policy, Router, RoutingPolicy
@@ -37,6 +39,9 @@ class RoutedModel:
         router: Picks adapters for texts.
         k: At most so many adapters for an input.
 
+    Attributes:
+        usage: Where each answer is noted, for `adapterhub stats`; None, unless it is set, for nowhere.
+
     Raises:
         InputError: If `k` is below 1.
     """
@@ -53,6 +58,7 @@ class RoutedModel:
         _check_k(k)
         self.engine, self.tokenizer, self.registry, self.router, self.k = engine, tokenizer, registry, router, k
         self._placement = Placement(engine, registry)
+        self.usage: UsageLog | None = None
         self._last = is_decoder(engine.model.config)
 
     @classmethod
@@ -145,6 +151,7 @@ class RoutedModel:
             raise InputError(f"`texts` is a list of texts. Found {str(texts)[:80]!r}. Put the text into a list.")
         if not texts:
             return []
+        begin = time.perf_counter()
         routes = self._routes(texts, tasks)
         heads = [self.registry[r.adapters[0]] if r.adapters else _BASE_TASK for r in routes]
         self._placement.prefetch(routes)
@@ -155,7 +162,7 @@ class RoutedModel:
             found = run([texts[i] for i in rows], [heads[i] for i in rows], [placed[i] for i in rows], num_predictions)
             for i, answer in zip(rows, found, strict=True):
                 answers[i] = answer
-        return [
+        answered = [
             Prediction(
                 task=route.adapters[0] if route.adapters else None,
                 input=text,
@@ -165,6 +172,9 @@ class RoutedModel:
             )
             for text, route, ran, (predictions, scores) in zip(texts, routes, placed, answers, strict=True)
         ]
+        if self.usage is not None:
+            self.usage.record(answered, time.perf_counter() - begin, tasks)
+        return answered
 
     def base_predictions(self, texts: Sequence[str], task: Task) -> list[Prediction]:
         """What the bare base writes for a task's prompts: the point of comparison.

@@ -1,0 +1,57 @@
+"""What each row adds to its head's main metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from adapterhub.errors import MissingExtraError
+from adapterhub.evaluation._metrics import folded, score
+from adapterhub.task import Head
+
+__all__ = ["row_scores"]
+
+
+def row_scores(
+    head: Head, predictions: Sequence[Any], references: Sequence[Any]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Numbers and weights of rows with `sum(numbers) / sum(weights)` = the head's main metric, for `Outcome`.
+
+    Classification and generation: 1 or 0 for a right or wrong answer, weight 1. Regression: the absolute error. Token
+    classification: twice the entities found right, weighted by the entities predicted and true (micro F1).
+
+    Args:
+        head: The head that answered.
+        predictions: One answer a row, as for `score`.
+        references: One right answer a row.
+
+    Raises:
+        InputError: If `score` refuses them.
+        MissingExtraError: If the metric's library is not installed.
+    """
+    score(head, predictions, references)  # refuses what is not of the head's kind
+    pairs = list(zip(predictions, references, strict=True))
+    if head == "token-classification":
+        counts = [_entity_counts(told, right) for told, right in pairs]
+        return tuple(2.0 * both for both, _ in counts), tuple(float(all_of) for _, all_of in counts)
+    if head == "regression":
+        numbers = [abs(float(told) - float(right)) for told, right in pairs]
+    elif head == "classification":
+        numbers = [float(told == right) for told, right in pairs]
+    else:
+        numbers = [float(folded(told) in {folded(text) for text in _accepted(right)}) for told, right in pairs]
+    return tuple(numbers), (1.0,) * len(numbers)
+
+
+def _accepted(reference: Any) -> list[str]:
+    return [reference] if isinstance(reference, str) else list(reference)
+
+
+def _entity_counts(told: Sequence[str], right: Sequence[str]) -> tuple[int, int]:
+    """Entities found right, and entities predicted and true together."""
+    try:
+        from seqeval.metrics.sequence_labeling import get_entities
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("Scoring entities", "evaluation") from error
+    found, true = set(get_entities(list(told))), set(get_entities(list(right)))
+    return len(found & true), len(found) + len(true)

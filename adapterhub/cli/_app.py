@@ -9,7 +9,20 @@ import sys
 import typer
 
 from adapterhub import __version__
-from adapterhub.cli import _bulk, _cards, _convert, _demo, _evaluate, _hub, _run, _train
+from adapterhub.cli import (
+    _bulk,
+    _cards,
+    _compact,
+    _convert,
+    _demo,
+    _evaluate,
+    _grouping,
+    _hub,
+    _report,
+    _run,
+    _suggest,
+    _train,
+)
 from adapterhub.cli._print import show_error
 from adapterhub.errors import AdapterHubError
 
@@ -27,6 +40,9 @@ for _name, _command, _panel in (
     ("run", _run.run, "Use"),
     ("route", _run.route, "Use"),
     ("eval", _evaluate.evaluate_command, "Use"),
+    ("report", _report.report, "Use"),
+    ("stats", _report.stats, "Use"),
+    ("suggest", _suggest.suggest, "Use"),
     ("ls", _cards.ls, "Registry"),
     ("info", _cards.info, "Registry"),
     ("new", _cards.new, "Registry"),
@@ -40,6 +56,10 @@ for _name, _command, _panel in (
     ("reindex", _bulk.reindex, "Registry as a whole"),
     ("fsck", _bulk.fsck, "Registry as a whole"),
     ("train", _train.train, "Train"),
+    ("doctor", _grouping.doctor, "Train"),
+    ("affinity", _grouping.affinity_command, "Train"),
+    ("cluster", _grouping.cluster, "Train"),
+    ("prune", _compact.prune, "Train"),
     ("convert", _convert.convert, "Exchange"),
     ("mix", _convert.mix, "Exchange"),
     ("push", _hub.push_command, "Hub"),

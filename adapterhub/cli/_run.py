@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from adapterhub.registry import Registry
     from adapterhub.router import Policy, Router
 
-__all__ = ["route", "run"]
+__all__ = ["Told", "route", "run"]
 
 
 def _texts(texts: list[str] | None) -> list[str]:
@@ -34,8 +34,12 @@ def _texts(texts: list[str] | None) -> list[str]:
     return check_texts(found)
 
 
-class _Told:
-    """The policy of `--task`: nothing is routed, so no encoder is loaded."""
+class Told:
+    """The policy of `--task`: nothing is routed, so no encoder is loaded.
+
+    Args:
+        name: The task that answers every text.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,7 +69,7 @@ def run(
     inputs, tasks = _texts(texts), open_registry(registry)
     if task is not None:
         tasks[task]  # an unknown name is told before the seconds that loading takes
-    model = RoutedModel.from_pretrained(base, tasks, k=k, router=None if task is None else _Told(task))
+    model = RoutedModel.from_pretrained(base, tasks, k=k, router=None if task is None else Told(task))
     found = model.predictions(inputs, [task] * len(inputs), num_predictions if json else 1)
     if json:
         print_json(found[0].to_dict() if len(found) == 1 else [p.to_dict() for p in found])

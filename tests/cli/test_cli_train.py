@@ -100,3 +100,37 @@ def test_a_card_without_a_base_says_where_to_name_it(cli: Command, tmp_path: Pat
     cli("new", "a/b", "-d", "Text.", "-r", tmp_path / "r")
     data = written(tmp_path / "rows.jsonl", rows("generation", 3))
     fails(cli("train", "a/b", "-d", data, "-r", tmp_path / "r"), "`base_model`")
+
+
+def test_a_group_is_trained_before_its_children(cli: Command, card: Path, tmp_path: Path) -> None:
+    for name in ("words/kind", "words/mood"):
+        labels = Registry(card)[name].labels or ("x",)
+        lines = [{"input": f"word {n}", "label": labels[n % len(labels)]} for n in range(8)]
+        path = tmp_path / "data" / name / "train.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = ("--children", "--epochs", "1", "--rank", "2", "--validation", "0", "-r", card)
+    done = cli("train", "words", "-d", tmp_path / "data", *options)
+    assert done.code == 0, done.err
+    assert [line.partition(":")[0] for line in done.out.splitlines()] == ["words", "words/kind", "words/mood"]
+    assert Registry(card)["words/kind"].stack == ("words",)
+    pairs = [argument for name in ("kind", "mood")
+             for argument in ("-d", f"words/{name}={tmp_path}/data/words/{name}/train.jsonl")]  # fmt: skip
+    told = json.loads(cli("train", "words", *pairs, *options, "--weighting", "uncertainty", "--json").out)
+    assert [fields["task"] for fields in told] == ["words", "words/kind", "words/mood"]
+    assert Registry(card).versions("words") == ["v1", "v2"]
+    fails(cli("train", "words", "-d", "x.jsonl", *options), "each source is NAME=FILE. Found 'x.jsonl'")
+    (tmp_path / "none").mkdir()
+    fails(cli("train", "words", "-d", tmp_path / "none", *options), "a task's rows lie in <task>/train.jsonl")
+    fails(cli("train", "words", *pairs, *options, "--sampling", "often"), "Found 'often'")
+    fails(cli("train", "words/kind", *pairs, "-r", card), "A task is trained on one source. Found 2 times --data")
+
+
+def test_training_begins_with_a_named_adapter(cli: Command, card: Path, tmp_path: Path) -> None:
+    data = tmp_path / "kind.jsonl"
+    labels = Registry(card)["words/kind"].labels
+    data.write_text("".join(json.dumps({"input": f"w {n}", "label": labels[n % len(labels)]}) + "\n" for n in range(8)))
+    options = ("-d", data, "--epochs", "1", "--rank", "2", "--validation", "0", "-r", card)
+    assert cli("train", "words/kind", *options).code == 0
+    assert cli("train", "words/kind", *options, "--init-from", "words/kind").code == 0
+    fails(cli("train", "words/kind", *options, "--init-from", "words/knd"), "words/knd")

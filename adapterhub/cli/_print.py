@@ -67,6 +67,7 @@ def decision_dict(decision: Decision) -> dict[str, object]:
             for name, gate in zip(decision.route.adapters, decision.route.gates, strict=True)
         ],
         "none_probability": decision.none_probability,
+        "together": decision.together,
         "threshold": decision.threshold,
         "branches": dict(decision.branches),
         "candidates": [{"task": c.task, "score": c.score, "probability": c.probability} for c in decision.candidates],
@@ -106,7 +107,8 @@ def decision_tree(decision: Decision, most: int = 5) -> Tree:
         line = f"{mark}{parts[-1]} {candidate.probability:.1%} [dim]score {candidate.score:.1f}[/]"
         branches["/".join(parts[:-1])].add(line)
     mark = "[green]→[/] " if not chosen else "  "
-    root.add(f"{mark}none {decision.none_probability:.1%} [dim]threshold {decision.threshold:.1f}[/]")
+    said = f"all together {decision.together:.1f}, threshold {decision.threshold:.1f}"
+    root.add(f"{mark}none {decision.none_probability:.1%} [dim]{said}[/]")
     for task in decision.cold:
         root.add(f"[yellow]{task} has no example yet[/] [dim]add one to its card[/]")
     return root

@@ -175,7 +175,7 @@ def test_route_json_tells_candidates_and_branches(routed: dict[str, Done]) -> No
     assert (done.code, done.err) == (0, "")
     for decision, (text, task) in zip(json.loads(done.out), TEXTS.items(), strict=True):
         assert list(decision) == [
-            "input", "kind", "adapters", "none_probability", "threshold", "branches", "candidates",
+            "input", "kind", "adapters", "none_probability", "together", "threshold", "branches", "candidates",
             "margin", "ambiguous_with", "cold", "turns", "epoch",
         ]  # fmt: skip
         assert decision["input"] == text

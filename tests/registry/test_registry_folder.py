@@ -132,9 +132,12 @@ def test_removing_takes_all_of_a_task_and_nothing_else(registry: Registry, adapt
     assert registry.versions("reasoning/math") == ["v1"]
 
 
-def test_a_branch_may_have_an_adapter_of_its_own_and_tasks_stack_on_it(registry: Registry, adapter: Path) -> None:
-    registry.add(Task("language", "All of it."), adapter)
-    registry.add(Task("language/x", "x", stack=("language",)), adapter)
+def test_a_branch_may_have_an_adapter_of_its_own_and_tasks_stack_on_it(
+    registry: Registry, adapter: Path, tmp_path: Path
+) -> None:
+    group = registry.add(Task("language", "All of it."), adapter)
+    child = make_adapter(tmp_path / "child", stack={"language": str(group.sha256)})
+    registry.add(Task("language/x", "x", stack=("language",)), child)
     assert registry.under("language")[0].name == "language"
     before = tree(registry.root)
     with pytest.raises(CardError, match="Did you mean `language/grammar`"):

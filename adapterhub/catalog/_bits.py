@@ -1,4 +1,4 @@
-"""The index of many rows: their signs are scanned, the likeliest rows are read from the disk and scored exactly."""
+"""The index of many rows: bits of them are scanned, the likeliest rows are read from the disk and scored exactly."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _OPENINGS = 5
 class BitIndex(LayeredIndex[Generation]):
     """A `VectorIndex` of a generation on disk and of what came since, in memory.
 
-    A search looks at the signs of all rows, which are in memory, reads the likeliest rows from the disk and scores them
-    exactly; rows added since the generation are all scored. Damage of a file is found when the index is opened, and
-    damage of a row when it is read.
+    A search looks at the signs of all rows and at more bits of the best, which are in memory, reads the likeliest rows
+    from the disk and scores them exactly; rows added since the generation are all scored. Damage of a file is found
+    when the index is opened, and damage of a row when it is read.
 
     Args:
         generation: The generation.

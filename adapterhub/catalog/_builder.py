@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapterhub.catalog._ahead import ahead
 from adapterhub.catalog._generation import FILES, MANIFEST, Generation, Manifest, checksums, stride
 from adapterhub.catalog._records import Ids
+from adapterhub.catalog._scanned import scanning_order
 from adapterhub.catalog._scores import Doubles, Rows
-from adapterhub.catalog._shortlist import CHUNK
-from adapterhub.catalog._signature import WORDS, Signature
+from adapterhub.catalog._signature import Floats, Signature, Words
 from adapterhub.durable import durable_folder, sync_folder
 from adapterhub.errors import InputError
 from adapterhub.lock import locked
@@ -90,12 +91,10 @@ def build(
     try:
         with ExitStack() as stack:
             writer = _Writer(target, Signature.of(sample, typical.spread), stack)
-            for keys, rows in blocks:
+            for keys, rows in ahead(blocks):
                 writer.add(keys, rows)
-            files = writer.finish()
+            groups, files = writer.finish(typical)
         sync_folder(target)
-        known = np.array(sorted(writer.groups), dtype=np.int32)
-        groups = dict(zip(known.tolist(), typical.shares(known).tolist(), strict=True))
         manifest = Manifest(name, fingerprint, seq, writer.rows, len(typical.spread), groups, files)
         generation = Generation(folder, manifest)  # what is verified here is what readers will find
         _publish(folder, manifest)
@@ -149,10 +148,12 @@ class _Writer:
     def __init__(self, folder: Path, signature: Signature, stack: ExitStack) -> None:
         self._sinks = {name: _Sink(folder / name, stack) for name in FILES}
         self._signature = signature
-        self._waiting = np.empty((0, WORDS), dtype=np.uint64)  # signs of less than a chunk
+        self._codes: list[Words] = []  # they are written in another order
+        self._slopes: list[Floats] = []
+        self._groups: list[NDArray[np.int32]] = []
+        self._offsets: list[Floats] = []
         self._last = -1
         self.rows = 0
-        self.groups: set[int] = set()
 
     def add(self, keys: Ids, rows: Rows) -> None:
         if not len(keys):
@@ -164,33 +165,36 @@ class _Writer:
             )
         self._last = int(keys[-1])
         self.rows += len(keys)
-        self.groups.update(np.unique(rows.group).tolist())
-        signs, slopes = self._signature.rows(rows.linear)
-        self._waiting = np.concatenate([self._waiting, signs])
-        while len(self._waiting) >= CHUNK:
-            self._chunk(self._waiting[:CHUNK])
-            self._waiting = self._waiting[CHUNK:]
+        codes, slopes = self._signature.rows(rows.linear)
+        self._codes.append(codes)
+        self._slopes.append(slopes)
+        self._groups.append(rows.group)
+        self._offsets.append(rows.offset)
         linear = np.zeros((len(keys), stride(rows.linear.shape[1])), dtype="<f2")
         linear[:, : rows.linear.shape[1]] = rows.linear
         self._write("keys", keys, "<i8")
-        self._write("slopes", slopes, "<f4")
         self._write("groups", rows.group, "<i4")
         self._write("offsets", rows.offset, "<f4")
         self._write("checksums", checksums(linear), "<u8")
         self._write("linear", linear, "<f2")
 
-    def finish(self) -> dict[str, tuple[int, int]]:
-        if len(self._waiting):
-            padded = np.zeros((CHUNK, WORDS), dtype=np.uint64)
-            padded[: len(self._waiting)] = self._waiting
-            self._chunk(padded)
-        signature = self._signature
-        numbers = np.concatenate([signature.centre[None], signature.scale[None], signature.rotation.T])
+    def finish(self, typical: Typical) -> tuple[dict[int, float], dict[str, tuple[int, int]]]:
+        """The groups, with what a typical query adds to each, and the files, with sizes and checksums."""
+        signature, codes, slopes = self._signature, *self._signature.rows(np.empty((0, len(typical.spread))))
+        codes, slopes = np.concatenate([codes, *self._codes]), np.concatenate([slopes, *self._slopes])
+        groups = np.concatenate([np.empty(0, dtype=np.int32), *self._groups])
+        known, which = np.unique(groups, return_inverse=True)
+        shares = typical.shares(known)
+        bases = np.concatenate([np.empty(0, dtype=np.float32), *self._offsets]) + shares.astype(np.float32)[which]
+        order = scanning_order(groups, bases, slopes[:, 0])
+        self._write("order", order, "<i4")
+        self._write("codes", codes[order], "<u8")
+        self._write("slopes", slopes[order].T, "<f4")
+        numbers = np.concatenate([signature.centre[None], signature.for_rows.T, signature.for_queries.T])
         self._write("signature", numbers, "<f4")
-        return {name: sink.finish() for name, sink in self._sinks.items()}
-
-    def _chunk(self, signs: NDArray[np.uint64]) -> None:
-        self._write("planes", signs.T, "<u8")
+        return dict(zip(known.tolist(), shares.tolist(), strict=True)), {
+            name: sink.finish() for name, sink in self._sinks.items()
+        }
 
     def _write(self, name: str, array: NDArray[Any], kind: str) -> None:
         self._sinks[name].write(array.astype(kind, copy=False))

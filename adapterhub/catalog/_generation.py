@@ -14,23 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from adapterhub.catalog._counting import Places
 from adapterhub.catalog._records import Ids
+from adapterhub.catalog._scanned import Scanned
 from adapterhub.catalog._scores import Queries, Rows
-from adapterhub.catalog._shortlist import CHUNK, Scanned, shortlist
-from adapterhub.catalog._signature import BITS, WORDS, Signature
+from adapterhub.catalog._shortlist import shortlist
+from adapterhub.catalog._signature import BITS, WORDS, Signature, Words
 from adapterhub.errors import IntegrityError
 
 __all__ = ["FILES", "MANIFEST", "Generation", "Manifest", "checksums", "stride"]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
 MOST_EXACT = 32768
 REMEDY = "The index is derived: it is built again from the catalogue."
 
-Words = NDArray[np.uint64]
 _TYPES = {
     "keys": "<i8",
-    "planes": "<u8",
+    "order": "<i4",
+    "codes": "<u8",
     "slopes": "<f4",
     "groups": "<i4",
     "offsets": "<f4",
@@ -79,7 +81,7 @@ class Manifest:
             content = found["content"]
             if found["crc32"] != zlib.crc32(_canonical(content)):
                 raise ValueError("its checksum is another")
-            if content["format"] != FORMAT or content["bits"] != BITS or content["chunk"] != CHUNK:
+            if content["format"] != FORMAT or content["bits"] != BITS:
                 raise ValueError(f"its format is {content['format']}, {content['bits']} bits")
             files = {name: (int(size), int(crc)) for name, (size, crc) in content["files"].items()}
             groups = {int(group): float(share) for group, share in content["groups"].items()}
@@ -90,7 +92,7 @@ class Manifest:
 
     def written(self) -> bytes:
         """The bytes that `read` reads."""
-        content: dict[str, Any] = {"format": FORMAT, "bits": BITS, "chunk": CHUNK, **vars(self)}
+        content: dict[str, Any] = {"format": FORMAT, "bits": BITS, **vars(self)}
         content = json.loads(json.dumps(content))
         return json.dumps({"content": content, "crc32": zlib.crc32(_canonical(content))}, indent=1).encode()
 
@@ -145,17 +147,19 @@ class Generation:
         parts = {name: self._read(name, kind) for name, kind in _TYPES.items()}
         width = manifest.width
         self.keys: Ids = parts["keys"]
-        numbers = parts["signature"].reshape(-1, width)
-        groups = parts["groups"].astype(np.intp)
+        self._groups: NDArray[np.int32] = parts["groups"]
+        self._offsets: NDArray[np.float32] = parts["offsets"]
         shares = np.zeros(self.largest_group + 1)
         shares[list(manifest.groups)] = list(manifest.groups.values())
-        self._offsets: NDArray[np.float32] = parts["offsets"]
+        order: NDArray[np.int32] = parts["order"]
+        numbers = parts["signature"].reshape(-1, width)
         self._scanned = Scanned(
-            Signature(numbers[0], numbers[1], np.ascontiguousarray(numbers[2:].T)),
-            parts["planes"].reshape(-1, WORDS, CHUNK),
-            parts["slopes"],
-            self._offsets + shares.astype(np.float32)[groups],
-            groups,
+            Signature(numbers[0], *(np.ascontiguousarray(part.T) for part in np.split(numbers[1:], 2))),
+            order,
+            parts["codes"].reshape(-1, 2 * WORDS),
+            parts["slopes"].reshape(2, -1),
+            self._offsets[order] + shares.astype(np.float32)[self._groups[order]],
+            self._groups[order],
             shares,
         )
         self._checksums: Words = parts["checksums"]
@@ -178,7 +182,7 @@ class Generation:
         """So many rows of a subset are all read and scored."""
         return MOST_EXACT
 
-    def find(self, keys: Ids) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    def find(self, keys: Ids) -> tuple[NDArray[np.bool_], Places]:
         """Whether there is a row under each key, and the places of those that are there.
 
         Args:
@@ -190,7 +194,7 @@ class Generation:
         there: NDArray[np.bool_] = self.keys[at] == keys
         return there, at[there]
 
-    def rows(self, places: NDArray[np.intp]) -> Rows:
+    def rows(self, places: Places) -> Rows:
         """Rows read from disk and verified.
 
         Args:
@@ -203,9 +207,9 @@ class Generation:
         if not np.array_equal(checksums(linear), self._checksums[places]):
             raise self._fault(LINEAR, "a row's checksum is another")
         found = linear[:, : self.manifest.width]
-        return Rows(found, self._scanned.groups[places].astype(np.int32), self._offsets[places])
+        return Rows(found, self._groups[places], self._offsets[places])
 
-    def shortlist(self, queries: Queries, size: int, hidden: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    def shortlist(self, queries: Queries, size: int, hidden: Places) -> list[Places]:
         """For each query the places of the rows with the largest estimated scores; see `shortlist`.
 
         Args:
@@ -215,7 +219,7 @@ class Generation:
         """
         return shortlist(self._scanned, queries, size, hidden)
 
-    def _gather(self, places: NDArray[np.intp]) -> NDArray[np.float16]:
+    def _gather(self, places: Places) -> NDArray[np.float16]:
         """One read for each run of neighbours; not a mapping, for a file that shrinks would end the process."""
         first = np.flatnonzero(np.diff(places, prepend=-2) != 1)
         lengths = np.diff(first, append=len(places)) * self._bytes

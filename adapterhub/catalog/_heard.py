@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
+from adapterhub.catalog._ahead import ahead
 from adapterhub.catalog._connections import Connections
 from adapterhub.catalog._packed import DamagedRowError, empty, fill, is_sound, unpack
 from adapterhub.catalog._read import COLUMNS, chunks, record_of
@@ -155,6 +156,8 @@ def vectors(connection: sqlite3.Connection, dimension: int, ids: Ids | None) -> 
 def blocks(connections: Connections, url: str, encoder: str, ids: Ids | None, size: int) -> Iterator[VectorBlock]:
     """Narrow rows of routable tasks as arrays, ascending; no connection is held between two blocks.
 
+    Of all tasks a block is read while the one before it is used.
+
     Args:
         connections: To the file.
         url: Where the catalogue is, for messages.
@@ -162,6 +165,11 @@ def blocks(connections: Connections, url: str, encoder: str, ids: Ids | None, si
         ids: Only those of these numbers; None for all.
         size: Most tasks in a block.
     """
+    found = _blocks(connections, url, encoder, ids, size)
+    return ahead(found) if ids is None else found
+
+
+def _blocks(connections: Connections, url: str, encoder: str, ids: Ids | None, size: int) -> Iterator[VectorBlock]:
     with connections.reading() as connection:
         connection.execute("BEGIN")
         bound_to(connection, url, encoder)

@@ -1,55 +1,30 @@
-"""The likeliest rows of a generation, by their signs.
+"""The likeliest rows of a generation: a look at the signs of all, and a second one at the codes of the best of them.
 
-All rows are compared with the signs of a query, chunk by chunk, a batch of queries sharing each chunk; then the
-likeliest of them with all digits of the query.
+One row in 64 tells from which estimated score on a row is worth the second look, so that no list has to be kept in
+order. A query's shortlist does not depend on the other queries: all sums are of whole numbers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterhub.catalog._scores import Doubles, Queries
-from adapterhub.catalog._signature import BITS, WORDS, Signature
+from adapterhub.catalog._counting import WORTH, Counts, Places
+from adapterhub.catalog._scanned import STRIDE, Scanned
+from adapterhub.catalog._scores import Queries
+from adapterhub.catalog._signature import BITS, WORDS, Asked, Floats, Words
 
-__all__ = ["CHUNK", "Scanned", "shortlist"]
+__all__ = ["shortlist"]
 
-Places = NDArray[np.intp]
-Floats = NDArray[np.float32]
-Words = NDArray[np.uint64]
-
-CHUNK = 32768  # rows whose signs lie together: they stay in the cache while a batch of queries looks at them
-# What gave the best recall: a little more than what has no bias, 1.57 and 1, for it is the largest scores that count.
-_ROUGH, _FINE = np.float32(1.78), np.float32(1.09)
-_HALF = np.float32(BITS / 2)
-_LEAST_FIRST, _FIRST = 4096, 4  # places that are looked at a second time: so many, or times as many as asked for
-_ROOM = 4  # times as many candidates are collected before the worst are dropped
-
-
-@dataclass(frozen=True)
-class Scanned:
-    """What is kept in memory of n rows.
-
-    Args:
-        signature: What made the signs.
-        planes: (chunks, WORDS, CHUNK) signs; the last chunk is filled up.
-        slopes: (n,) see `Signature.rows`.
-        bases: (n,) of the rows: their offsets, and what a typical query adds to their groups.
-        groups: (n,) of the rows, as np.take wants them.
-        shares: (g,) what a typical query adds to the rows of each group.
-    """
-
-    signature: Signature
-    planes: Words
-    slopes: Floats
-    bases: Floats
-    groups: Places
-    shares: Doubles
-
-    def __len__(self) -> int:
-        return len(self.slopes)
+# What gave the best recall: more than what has no bias, 1.57 and 1, for it is the largest scores that count, and in
+# those the directions that codes leave out have a share, too.
+_ROUGH, _FINE = np.float32(2.04), np.float32(1.2)
+_LEAST_SECOND, _SECOND = 24576, 8  # rows that are looked at again: so many, or times as many as asked for
+_MOST = 2  # times as many at the most, and so few rows are all looked at with all digits
+_ROOM = 1 << 23  # rows that may exceed the cuts of a batch's queries
+_LARGEST = np.float32(BITS / WORDS / 2 * WORTH.sum())  # product of a code with the same digits
 
 
 def shortlist(scanned: Scanned, queries: Queries, size: int, hidden: Places) -> list[Places]:
@@ -64,117 +39,101 @@ def shortlist(scanned: Scanned, queries: Queries, size: int, hidden: Places) -> 
     Returns:
         For each query min(size, n - hidden) places, ascending.
     """
+    left = len(scanned) - len(hidden)
+    again = max(_LEAST_SECOND, _SECOND * size)
+    living = np.ones(len(scanned), dtype=np.bool_) if len(hidden) or left <= _MOST * again else None
+    if living is not None:
+        living[hidden] = False
+        if left <= size:
+            return [np.flatnonzero(living)] * len(queries)
     asked = scanned.signature.queries(queries.linear)
-    scales = 2 * _ROUGH * asked.means
     unusual = (queries.groups[:, : len(scanned.shares)] - scanned.shares).astype(np.float32)
-    candidates = [_Candidates(max(_LEAST_FIRST, _FIRST * size), scanned.groups, row) for row in unusual]
-    starts = np.arange(0, len(scanned), CHUNK)
-    cuts = np.searchsorted(hidden, np.append(starts, len(scanned))).tolist()
-    chunk = _Chunk(scanned)
-    for number, start in enumerate(starts.tolist()):
-        chunk.turn(number, hidden[cuts[number] : cuts[number + 1]] - start)
-        for row, found in enumerate(candidates):
-            found.add(chunk.estimates(asked.signs[row, -1], scales[row]), start)
-    return [
-        _refined(scanned, found.places(), signs, weights, theirs, size)
-        for found, signs, weights, theirs in zip(candidates, asked.signs, asked.weights, unusual, strict=True)
+    if living is not None and left <= _MOST * again:
+        at = np.flatnonzero(living.take(scanned.order))
+        all_of_them = scanned.some(at)
+        known = (all_of_them.bases + more.take(all_of_them.groups) for more in unusual)
+        return _second(scanned, asked, [(at, parts) for parts in known], size)
+    together = _ROOM // (_MOST * again * len(scanned) // left)  # queries
+    found = []
+    for start in range(0, len(queries), max(1, together)):
+        part = slice(start, start + max(1, together))
+        here = Asked(asked.signs[part], asked.steps[part], asked.means[part])
+        found += _second(scanned, here, _first(scanned, here, unusual[part], living, again), size)
+    return found
+
+
+def _first(
+    scanned: Scanned, asked: Asked, unusual: Floats, living: NDArray[np.bool_] | None, again: int
+) -> Iterator[tuple[Places, Floats]]:
+    """For each query positions of the rows to look at again, and what of their scores no code estimates."""
+    looks = [
+        _Look(scanned, signs, 2 * _ROUGH * mean, more, living, again)
+        for signs, mean, more in zip(asked.signs[:, -1], asked.means, unusual, strict=True)
     ]
+    cuts, scales = (np.array([getattr(look, name) for look in looks]) for name in ("cut", "scale"))
+    thresholds = scanned.thresholds(cuts, scales, unusual)
+    for query, at, differing in scanned.counting.scan(scanned.planes, asked.signs[:, -1], thresholds):
+        looks[query].found.append((at, differing))
+    return (look.likeliest() for look in looks)
 
 
-def _refined(scanned: Scanned, places: Places, signs: Words, weights: Floats, unusual: Floats, size: int) -> Places:
-    """Of some places those of the largest scores, estimated with all digits of a query."""
-    if len(places) <= size:
-        return places
-    first = places + places // CHUNK * (WORDS - 1) * CHUNK  # of a row's words, among all words of all planes
-    planes = scanned.planes.reshape(-1).take(first + CHUNK * np.arange(WORDS)[:, None])  # (WORDS, m)
-    products = np.zeros(len(places), dtype=np.float32)
-    for sign, weight in zip(signs, weights, strict=True):
-        differing = np.bitwise_count(planes ^ sign[:, None]).sum(axis=0, dtype=np.uint16)
-        products += weight * (BITS - 2 * differing.astype(np.float32))
-    estimates = _FINE * scanned.slopes[places] * products
-    estimates += scanned.bases[places] + unusual[scanned.groups[places]]
-    return np.sort(places[_largest(estimates, size)])
+def _second(scanned: Scanned, asked: Asked, likely: Iterable[tuple[Places, Floats]], size: int) -> list[Places]:
+    """Places of the best of some rows, ascending, estimated with all digits of codes and queries."""
+    rows = list(likely)
+    pairs = ((at, signs) for (at, _), signs in zip(rows, asked.signs, strict=True))
+    differing = scanned.counting.differing(scanned.codes, pairs)
+    found = []
+    for (at, known), different, step in zip(rows, differing, asked.steps, strict=True):
+        best = at
+        if len(at) > size:
+            best = at[_largest(known + _FINE * step * scanned.slopes[1].take(at) * (_LARGEST - different), size)]
+        found.append(np.sort(scanned.order.take(best)).astype(np.intp))
+    return found
 
 
-class _Chunk:
-    """Rows whose signs lie together, and room to compute in."""
-
-    def __init__(self, scanned: Scanned) -> None:
-        self._scanned = scanned
-        self._differing = np.empty(CHUNK, dtype=np.uint64)
-        self._counts = np.empty((WORDS, CHUNK), dtype=np.uint8)
-        self._count = np.empty(CHUNK, dtype=np.uint8)
-        self._estimates = np.empty(CHUNK, dtype=np.float32)
-
-    def turn(self, number: int, hidden: Places) -> None:
-        scanned, start = self._scanned, number * CHUNK
-        part = slice(start, min(start + CHUNK, len(scanned)))
-        self._size = part.stop - start
-        self._planes = scanned.planes[number]
-        self._slopes, self._bases = scanned.slopes[part], scanned.bases[part]
-        self._hidden = hidden
-
-    def estimates(self, signs: NDArray[np.uint64], scale: np.float32) -> Floats:
-        """Estimated scores of the chunk's rows, but for what is unusual about the query; valid until the next call."""
-        for plane, sign, counts in zip(self._planes, signs, self._counts, strict=True):
-            np.bitwise_xor(plane, sign, out=self._differing)
-            np.bitwise_count(self._differing, out=counts)
-        # A row that differs in all 256 bits is counted as 0: it takes a place in vain.
-        differing = np.add.reduce(self._counts, axis=0, dtype=np.uint8, out=self._count)
-        estimates = np.subtract(_HALF, differing[: self._size], out=self._estimates[: self._size])
-        estimates *= self._slopes
-        estimates *= scale
-        estimates += self._bases
-        if len(self._hidden):
-            estimates[self._hidden] = -np.inf
-        return estimates
-
-
-class _Candidates:
-    """The `size` largest estimates seen; no more are looked at closely than can still be among them.
+class _Look:
+    """The first look of one query at all rows.
 
     Args:
-        size: How many.
-        groups: (n,) of all rows.
-        unusual: (g,) what the query adds to rows of each group beyond what a typical one adds.
+        scanned: The rows.
+        signs: (WORDS,) of the query.
+        scale: What a sign is worth, for rows of slope 1.
+        unusual: (g,) what it adds to rows of each group beyond what a typical query adds.
+        living: (n,) whether the row of a place may be found; None for all.
+        again: About so many rows are to be looked at again.
     """
 
-    def __init__(self, size: int, groups: Places, unusual: Floats) -> None:
-        self._size = size
-        self._groups, self._unusual = groups, unusual
-        self._most = unusual.max(initial=0)
-        self._values = np.empty(_ROOM * size, dtype=np.float32)
-        self._places = np.empty(_ROOM * size, dtype=np.intp)
-        self._count = 0
-        self._cut = np.float32(-np.inf)
+    def __init__(
+        self,
+        scanned: Scanned,
+        signs: Words,
+        scale: np.float32,
+        unusual: Floats,
+        living: NDArray[np.bool_] | None,
+        again: int,
+    ) -> None:
+        self._scanned, self._unusual, self._living, self._most = scanned, unusual, living, _MOST * again
+        self.scale = scale
+        self.found: list[tuple[Places, Counts]] = []  # positions of rows that may exceed the cut
+        rough, _ = scanned.sample.estimates(scanned.sample_differing(signs), scale, unusual)
+        if living is not None:
+            rough = rough[living.take(scanned.order.take(scanned.sampled))]
+        wanted = again // STRIDE
+        self.cut = np.partition(rough, -wanted)[-wanted] if len(rough) > wanted else np.float32(-np.inf)
 
-    def add(self, estimates: Floats, start: int) -> None:
-        at = np.flatnonzero(estimates > self._cut - self._most)
-        values = estimates[at] + self._unusual[self._groups[at + start]]
-        kept = np.flatnonzero(values > self._cut)
-        if len(kept) > self._size:
-            kept = kept[_largest(values[kept], self._size)]
-        if self._count + len(kept) > len(self._values):
-            self._drop()
-        end = self._count + len(kept)
-        self._values[self._count : end] = values[kept]
-        self._places[self._count : end] = at[kept] + start
-        self._count = end
-        if self._cut == -np.inf and end >= self._size:
-            self._drop()
-
-    def places(self) -> Places:
-        self._drop()
-        return np.sort(self._places[: self._count])
-
-    def _drop(self) -> None:
-        if self._count < self._size:
-            return
-        kept = _largest(self._values[: self._count], self._size)
-        self._values[: self._size] = self._values[kept]
-        self._places[: self._size] = self._places[kept]
-        self._count = self._size
-        self._cut = self._values[: self._size].min()
+    def likeliest(self) -> tuple[Places, Floats]:
+        """Positions of the rows found whose estimates exceed the cut, and what of these is no estimate."""
+        scanned = self._scanned
+        at, differing = (np.concatenate(parts) for parts in zip(*self.found, strict=True))
+        end = int(np.searchsorted(at, len(scanned)))
+        at, differing = at[:end], differing[:end]
+        rough, known = scanned.some(at).estimates(differing, self.scale, self._unusual)
+        kept = np.flatnonzero(rough >= self.cut)
+        if self._living is not None:
+            kept = kept[self._living.take(scanned.order.take(at.take(kept)))]
+        if len(kept) > self._most:
+            kept = kept[_largest(rough.take(kept), self._most)]
+        return at.take(kept), known.take(kept)
 
 
 def _largest(values: Floats, size: int) -> Places:

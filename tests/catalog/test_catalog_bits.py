@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from index_contract import SPREAD, ByHand, agrees, bits, clustered, recall, some
 from adapterhub.catalog import BitIndex, ExactIndex, Manifest, Queries, Rows, Typical, _generation, building
 from adapterhub.catalog._builder import build, collect_garbage
 from adapterhub.catalog._generation import FILES, MANIFEST, checksums
-from adapterhub.catalog._shortlist import CHUNK
+from adapterhub.catalog._scanned import CHUNK
 from adapterhub.errors import InputError, IntegrityError
 
 NONE = np.empty(0, dtype=np.int64)
@@ -31,7 +32,7 @@ def built(folder: Path, keys: np.ndarray, rows: Rows, seq: int = 0) -> BitIndex:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory):
-    keys, rows, queries = clustered(0, CHUNK + 17_500)
+    keys, rows, queries = clustered(0, 7 * CHUNK + 3000)  # more than are all looked at twice
     folder = tmp_path_factory.mktemp("many")
     exact = ExactIndex(64)
     exact.add(keys, rows)
@@ -279,8 +280,12 @@ def test_a_manifest_of_another_format_is_refused(tmp_path):
     index = bits(tmp_path, np.arange(10), some_rows(np.random.default_rng(0), 10))
     path = tmp_path / MANIFEST
     content = json.loads(path.read_bytes())
-    content["content"]["format"] = 2
+    content["content"]["format"] = 1
     path.write_text(json.dumps(content))
     with pytest.raises(IntegrityError, match="checksum"):
+        BitIndex.open(tmp_path)
+    content["crc32"] = zlib.crc32(json.dumps(content["content"], sort_keys=True).encode())
+    path.write_text(json.dumps(content))
+    with pytest.raises(IntegrityError, match="its format is 1"):
         BitIndex.open(tmp_path)
     assert index.search(some_queries(np.random.default_rng(0), 1), 3)

@@ -14,8 +14,8 @@ from adapterhub.route import Route
 from benchmarks._cases import CONTEXT, Work
 from benchmarks._measure import Case
 
-Kind = Literal["dense", "packed", "blocked", "segment"]
-PLANS: tuple[Kind, ...] = ("dense", "packed", "blocked", "segment")
+Kind = Literal["dense", "packed", "blocked", "segment", "kernel"]
+PLANS: tuple[Kind, ...] = ("dense", "packed", "blocked", "segment", "kernel")
 
 
 class Inputs:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.encoder import Encoder
-from scripts.background_statistics import TaskSample, begin, heard, permissive, read_wordings, wordings_of
+from scripts.background_statistics import TaskSample, asked, begin, heard, permissive, read_wordings, wordings_of
 
 Doubles = NDArray[np.float64]
 
@@ -182,10 +182,8 @@ def _instructed(task: Texts, every: int) -> Texts:
 
 
 def _heard(task: Texts, sizes: Sizes) -> Texts:
-    train, validation = (
-        heard(texts, task.description, task.wordings) for texts in (task.train[: sizes.background], task.validation)
-    )
-    return Texts(task.name, task.description, train, validation, [], task.wordings)
+    train = heard(task.train[: sizes.background], task.description, task.wordings)
+    return Texts(task.name, task.description, train, asked(task.validation, task.wordings), [], task.wordings)
 
 
 def _intents(folder: Path) -> list[Texts]:

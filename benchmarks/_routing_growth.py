@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from adapterhub.catalog import Rows, VectorBlock
 from adapterhub.router import Epoch, Sums
+from adapterhub.router._fit import way_alone, ways_beside
 from benchmarks._routing_data import BARE, Corpus, Vectors
 from benchmarks._routing_figures import by_task, ranks
-from benchmarks._routing_trials import Later, asked, support
+from benchmarks._routing_trials import Later, asked, chosen_way, support
 
 Doubles = NDArray[np.float64]
 Answers = NDArray[np.intp]
@@ -21,6 +22,7 @@ GROWN, REFITTED, ALONE_GROWN, ALONE_FRESH = (
     "grown", "refitted at each step", "no background, grown", "no background, made afresh"
 )  # fmt: skip
 WAYS = (GROWN, REFITTED, ALONE_GROWN, ALONE_FRESH)
+CHOSEN = 15  # steps after which a hub that is made anew chooses again in which way its statistics are made
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,7 @@ class _Hub:
     moved: int = 0
 
     @classmethod
-    def of(cls, sums: Sums, block: VectorBlock, count: int) -> "_Hub":
-        epoch = Epoch.fit(sums)
+    def of(cls, epoch: Epoch, block: VectorBlock, count: int) -> "_Hub":
         return cls(epoch, block, epoch.rows(_part(block, 0, count)))
 
     def add(self) -> float:
@@ -86,17 +87,21 @@ def grow(corpus: Corpus, folds: Sequence[Later], examples: int) -> Growth:
     old = [tasks[place] for place in order[:half]]
     queries, answers = asked(old)
     parts = [np.flatnonzero(np.isin(order[answers], fold.places)) for fold in folds]
-    grown = [_Hub.of(fold.sums, block, half) for fold in folds]
-    alone = _Hub.of(Sums.of(given[:half], dimension), block, half)
+    grown = [_Hub.of(Epoch.fit(fold.sums), block, half) for fold in folds]
+    described = block.descriptions.astype(np.float64)
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     times = []
     for count in range(half, len(tasks) + 1):
-        if count > half:
-            times += [hub.add() for hub in (*grown, alone)]
         own = Sums.of(given[:count], dimension)
-        refitted = [_Hub.of(fold.sums + own, block, count) for fold in folds]
-        fresh = _Hub.of(own, block, count)
-        for way, hubs in ((GROWN, grown), (REFITTED, refitted), (ALONE_GROWN, [alone]), (ALONE_FRESH, [fresh])):
+        if (count - half) % CHOSEN == 0:
+            choices = (*(ways_beside(fold.sums) for fold in folds), [way_alone(own)])
+            ways = [chosen_way(given[:count], described[:count], each)[0] for each in choices]
+        *beside, fresh = (_Hub.of(way(own), block, count) for way in ways)
+        if count == half:
+            alone = fresh
+        else:
+            times += [hub.add() for hub in (*grown, alone)]
+        for way, hubs in ((GROWN, grown), (REFITTED, beside), (ALONE_GROWN, [alone]), (ALONE_FRESH, [fresh])):
             right = np.empty(len(queries), dtype=np.bool_)
             for hub, rows in zip(hubs, parts if len(hubs) > 1 else [np.arange(len(queries))], strict=True):
                 right[rows] = hub.right(queries[rows], answers[rows])

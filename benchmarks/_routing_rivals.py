@@ -28,7 +28,7 @@ class Hub:
         support: (n, d) of each task; n may be 0.
         descriptions: (N, d).
         sums: Statistics of the tasks that the shared covariance is made of.
-        epoch: The epoch of these statistics.
+        epoch: The router's, of these statistics or of others.
     """
 
     support: Sequence[Doubles]
@@ -37,8 +37,8 @@ class Hub:
     epoch: Epoch
 
     @classmethod
-    def of(cls, support: Sequence[Doubles], descriptions: Doubles, sums: Sums) -> "Hub":
-        return cls(support, descriptions, sums, Epoch.fit(sums))
+    def of(cls, support: Sequence[Doubles], descriptions: Doubles, sums: Sums, epoch: Epoch | None = None) -> "Hub":
+        return cls(support, descriptions, sums, Epoch.fit(sums) if epoch is None else epoch)
 
 
 Scorer = Callable[[Hub, Doubles], Doubles]

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.router import Calibration, Sums
-from adapterhub.router._calibration import posterior
+from adapterhub.router._calibration import posterior, together
+from adapterhub.router._fit import Way, chosen, way_alone, ways_beside
 from benchmarks._routing_data import Corpus, Vectors
 from benchmarks._routing_figures import (
     ALPHAS,
@@ -76,12 +77,16 @@ class Trial:
         answers: (b,) the true tasks.
         foreign: By method, (f, N) of texts that belong to none.
         parts: The rows of `scores` that belong to each fold, and the fold's calibration.
+        count: Examples of a task.
+        alone: The calibration of the router without a background.
     """
 
     scores: dict[str, Doubles]
     answers: Answers
     foreign: dict[str, Doubles]
     parts: list[tuple[Answers, Calibration]]
+    count: int
+    alone: Calibration | None = None
 
     def accuracy(self, method: str, k: int) -> Doubles:
         """(N,) share of each task's queries for which it is among the first k."""
@@ -107,30 +112,54 @@ def trial(corpus: Corpus, wording: str, count: int, draw: int, folds: Sequence[L
         for name, scorer in methods.items():
             scores[name][rows] = scorer(hub, queries[rows])
             foreign[name].append(scorer(hub, corpus.foreign))
-    others = _others(tasks, given, descriptions, count)
-    scores |= {name: scorer(queries) for name, scorer in others.items()}
     averaged = {name: np.stack(found) for name, found in foreign.items()}
-    return Trial(scores, answers, averaged | {n: f(corpus.foreign)[None] for n, f in others.items()}, parts)
-
-
-def _others(tasks: Sequence[Vectors], given: list[Doubles], descriptions: Doubles, count: int) -> dict[str, Scores]:
-    """What is made of the support of all tasks at once, and knows no task from before."""
-    found: dict[str, Scores] = {}
+    # What is made of the support of all tasks at once, and knows no task from before.
+    others: dict[str, Scores] = {}
     if count:
-        found[RETRAINED] = Head.train(given, [task.validation for task in tasks])
-    dimension = descriptions.shape[1]
-    if sum(map(len, given)) - len(given) >= dimension:
-        alone = Hub.of(given, descriptions, Sums.of(given, dimension))
-        found[ALONE] = lambda queries: plda(alone, queries)
-    return found
+        others[RETRAINED] = Head.train(given, [task.validation for task in tasks])
+    calibration = None
+    if sum(map(len, given)) - len(given) >= descriptions.shape[1]:
+        others[ALONE], calibration = alone(given, descriptions)
+    scores |= {name: scorer(queries) for name, scorer in others.items()}
+    averaged |= {name: scorer(corpus.foreign)[None] for name, scorer in others.items()}
+    return Trial(scores, answers, averaged, parts, count, calibration)
+
+
+def alone(given: Sequence[Doubles], descriptions: Doubles) -> tuple[Scores, Calibration | None]:
+    """The router on statistics of the support alone."""
+    own = Sums.of(given, descriptions.shape[1])
+    hub, calibration = refitted(given, descriptions, own, [way_alone(own)])
+    return (lambda queries: plda(hub, queries)), calibration
+
+
+def refitted(
+    given: Sequence[Doubles], descriptions: Doubles, sums: Sums, ways: Sequence[Way]
+) -> tuple[Hub, Calibration | None]:
+    """A hub whose epoch is made of its own support, in the way that `Router.refit` chooses; `sums` are for LDA."""
+    way, calibration = chosen_way(given, descriptions, ways)
+    return Hub.of(given, descriptions, sums, way(Sums.of(given, descriptions.shape[1]))), calibration
+
+
+def chosen_way(given: Sequence[Doubles], descriptions: Doubles, ways: Sequence[Way]) -> tuple[Way, Calibration | None]:
+    """How `Router.refit` makes the statistics of a hub, and their calibration."""
+    known = list(zip(given, descriptions, strict=True))
+    return chosen(known, ways, lambda kept: Sums.of(kept, descriptions.shape[1]))
+
+
+def fit(scores: Doubles, calibration: Calibration | None) -> Doubles:
+    """(b,) how well any task fits: what all score together where that is calibrated, else the best score."""
+    return scores.max(axis=1) if calibration is None else together(scores, calibration.temperature)
 
 
 def refused(trial: Trial, method: str) -> tuple[float, float]:
-    """AUROC of the best score against foreign texts, and their false alarms; mean over the folds."""
-    best = trial.scores[method].max(axis=1)
-    blocks = trial.foreign[method]
-    rows = [rows for rows, _ in trial.parts] if len(blocks) > 1 else [np.arange(len(best))]
-    pairs = [(best[own], block.max(axis=1)) for own, block in zip(rows, blocks, strict=True)]
+    """AUROC against foreign texts, and their false alarms; mean over the folds."""
+    scores, blocks = trial.scores[method], trial.foreign[method]
+    parts: list[tuple[Answers, Calibration | None]] = [
+        (np.arange(len(scores)), trial.alone if method == ALONE else None)
+    ]
+    if len(blocks) > 1:
+        parts = [(rows, calibration if method == ROUTER else None) for rows, calibration in trial.parts]
+    pairs = [(fit(scores[rows], made), fit(block, made)) for (rows, made), block in zip(parts, blocks, strict=True)]
     return mean([auroc(*pair) for pair in pairs]), mean([false_alarms(*pair) for pair in pairs])
 
 
@@ -152,40 +181,50 @@ def calibrated(trials: Sequence[Trial]) -> Calibrated:
         for rows, calibration in found.parts:
             scores, answers = found.scores[ROUTER][rows], found.answers[rows]
             chances = posterior(scores, tasks, calibration.temperature, calibration.null)[0]
+            sums = together(scores, calibration.temperature)
             confidence.append(chances.max(axis=1))
             right.append(chances.argmax(axis=1) == answers)
             for alpha in ALPHAS:
-                within = 1 - chances <= calibration.set_bound(alpha, tasks)
+                bound = next(b for b in calibration.bounds(alpha, tasks) if b.examples <= found.count)
+                within = 1 - chances <= bound.miss
                 covered[alpha].append(within[np.arange(len(answers)), answers])
                 size[alpha].append(within.sum(axis=1))
-                missed[alpha].append(scores.max(axis=1) < calibration.threshold(alpha))
+                missed[alpha].append(sums < bound.threshold)
     error = calibration_error(np.concatenate(confidence), np.concatenate(right))
     shares = ({a: float(np.mean(np.concatenate(v))) for a, v in found.items()} for found in (covered, size, missed))
     return Calibrated(error, *shares)
 
 
-def left_out(corpus: Corpus, wording: str, count: int, splits: int) -> Iterator[dict[str, tuple[float, float]]]:
+def halves(corpus: Corpus, splits: int) -> list[Later]:
+    """Splits of the tasks: statistics and calibration of one half, and the places of the other."""
+    found = []
+    for split in range(splits):
+        order = np.random.default_rng(100 + split).permutation(len(corpus.background))
+        found.append(_after(corpus, order, order[len(order) // 2 :]))
+    return found
+
+
+def left_out(
+    corpus: Corpus, wording: str, count: int, splits: Sequence[Later]
+) -> Iterator[dict[str, tuple[float, float]]]:
     """AUROC and false alarms on tasks that are not in the registry.
 
     In each split half of the tasks make the background; of the others, which no statistic knows, 70 % are registered.
     """
     tasks = corpus.tracks[wording]
-    dimension = corpus.foreign.shape[1]
-    for split in range(splits):
-        order = np.random.default_rng(100 + split).permutation(len(tasks))
-        half = len(order) // 2
-        absent = order[len(order) - round(ABSENT * (len(order) - half)) :]
-        present = order[half : len(order) - len(absent)]
-        known = [sample for place in order[:half] if (sample := corpus.background[place]) is not None]
+    for split, half in enumerate(splits):
+        number = round(ABSENT * len(half.places))
+        present, absent = half.places[:-number], half.places[-number:]
         given = support(tasks, count, split)
         descriptions = np.stack([tasks[place].description for place in present])
-        hub = Hub.of([given[place] for place in present], descriptions, summed(known, dimension))
+        hub = Hub.of([given[place] for place in present], descriptions, half.sums)
         own, foreign = (np.concatenate([tasks[place].test for place in places]) for places in (present, absent))
         methods: dict[str, Scorer] = {ROUTER: plda, DESCRIBED: description}
         methods |= TRAINING_FREE if count else {}
         found = {}
         for name, scorer in methods.items():
-            pair = scorer(hub, own).max(axis=1), scorer(hub, foreign).max(axis=1)
+            made = half.calibration if name == ROUTER else None
+            pair = fit(scorer(hub, own), made), fit(scorer(hub, foreign), made)
             found[name] = auroc(*pair), false_alarms(*pair)
         yield found
 
@@ -195,21 +234,19 @@ def intents(corpus: Corpus) -> dict[str, tuple[float, float, float]]:
     queries, answers = asked(corpus.intents)
     given = [task.pool for task in corpus.intents]
     dimension = corpus.foreign.shape[1]
-    known = (sample for place, sample in enumerate(corpus.background) if sample and place != corpus.intents_of)
+    known = [sample for place, sample in enumerate(corpus.background) if sample and place != corpus.intents_of]
     background, own = summed(known, dimension), Sums.of(given, dimension)
     descriptions = np.stack([task.description for task in corpus.intents])
-    hubs = {ROUTER: Hub.of(given, descriptions, background)}
-    hubs |= {f"{ROUTER}, refitted": Hub.of(given, descriptions, background + own)}
-    hubs |= {ALONE: Hub.of(given, descriptions, own)}
-    found = {name: _separated(plda, hub, queries, answers, corpus.foreign) for name, hub in hubs.items()}
-    for name, scorer in (TRAINING_FREE | {DESCRIBED: description}).items():
-        found[name] = _separated(scorer, hubs[ROUTER], queries, answers, corpus.foreign)
+    hub = Hub.of(given, descriptions, background)
+    routers: dict[str, tuple[Hub, Calibration | None]] = {
+        ROUTER: (hub, calibrate(known, dimension)),
+        f"{ROUTER}, refitted": refitted(given, descriptions, background, ways_beside(background)),
+        ALONE: refitted(given, descriptions, own, [way_alone(own)]),
+    }
+    others = {name: (scorer, hub, None) for name, scorer in (TRAINING_FREE | {DESCRIBED: description}).items()}
+    found = {}
+    for name, (scorer, of, made) in ({n: (plda, *each) for n, each in routers.items()} | others).items():
+        scores = scorer(of, queries)
+        pair = fit(scores, made), fit(scorer(of, corpus.foreign), made)
+        found[name] = float(np.mean(ranks(scores, answers) < 1)), auroc(*pair), false_alarms(*pair)
     return found
-
-
-def _separated(
-    scorer: Scorer, hub: Hub, queries: Doubles, answers: Answers, foreign: Doubles
-) -> tuple[float, float, float]:
-    scores = scorer(hub, queries)
-    pair = scores.max(axis=1), scorer(hub, foreign).max(axis=1)
-    return float(np.mean(ranks(scores, answers) < 1)), auroc(*pair), false_alarms(*pair)

@@ -1,30 +1,36 @@
-"""From scores to probabilities, and the thresholds of an honest `none`."""
+"""From scores to probabilities, and the thresholds of an honest `none`.
+
+Everything is calibrated on texts that were held out of statistics and rows, once for each of a few numbers of examples
+(Mondrian conformal prediction): a task that has one example is told apart less well than one that has twenty, so its
+texts need larger sets and a lower threshold. One temperature and one null serve all.
+
+What a hub's other tasks score depends on how many they are. So of each text is kept what the mean rival got among 1, 4,
+16, 64 and all of the other tasks, and how improbable its own task would be in a hub of N tasks, or how little all of
+them would score together, follows from that. The mean over few is not the mean over many: it is mostly below it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterhub.router._epoch import Epoch
-
-__all__ = ["NULL_PRIOR", "Calibration", "Known", "cross_fit", "fit_temperature", "posterior"]
+__all__ = ["LEVELS", "NULL_PRIOR", "Block", "Bound", "Calibration", "Level", "fit_temperature", "posterior", "together"]
 
 Doubles = NDArray[np.float64]
 Answers = NDArray[np.intp]
-Known = tuple[Doubles, Doubles | None]  # a task's examples (n, d) and its description (d,)
+Block = tuple[Doubles, Answers]  # (b, N) log-likelihood ratios of texts for the tasks of a hub, (b,) the true columns
 
+LEVELS = (20, 5, 1, 0)  # numbers of examples that are calibrated for
+SIZES = (1, 4, 16, 64)  # of the other tasks
 NULL_PRIOR = 0.05  # of a task never seen; the known tasks share the rest equally
 COARSE = np.geomspace(1.0, 64.0, 13)  # temperatures
 FINE = np.geomspace(2**-0.5, 2**0.5, 17)  # times the best of those
 NULLS = np.linspace(-60.0, 20.0, 161)  # scores, in nats
-FOLDS = 4
-LEAST_SCORES = 40  # fewer held-out scores than this say too little
-MOST_SCORES = 4000
+_REMEMBERED = 1000  # bounds of hubs of so many sizes
 
 
 def posterior(scores: Doubles, tasks: int, temperature: float, null: float = 0.0) -> tuple[Doubles, Doubles]:
@@ -48,90 +54,167 @@ def posterior(scores: Doubles, tasks: int, temperature: float, null: float = 0.0
     return joint[:, :-1], joint[:, -1]
 
 
-def fit_temperature(scores: Sequence[Doubles], answers: Sequence[Answers]) -> float:
-    """The temperature with the least negative log-likelihood of the true tasks among the known ones.
+def together(scores: Doubles, temperature: float) -> Doubles:
+    """What the tasks score together: their soft maximum, temperature * log sum exp(score / temperature).
+
+    Args:
+        scores: (b, s) log-likelihood ratios.
+        temperature: As for `posterior`.
+
+    Returns:
+        (b,) in nats; minus infinity where there is no task.
+    """
+    return temperature * _log_sum(scores / temperature)
+
+
+def fit_temperature(levels: Sequence[Sequence[Block]]) -> tuple[float, float]:
+    """The temperature with the least negative log-likelihood of the true tasks among the known ones, and that loss.
 
     The null has no say: these texts all belong to known tasks, and it would make them look less certain than they are.
 
     Args:
-        scores: For each hub, (b, N) log-likelihood ratios.
-        answers: For each hub, (b,) column of the true task.
+        levels: Scored texts; all levels count alike, however many texts they have.
     """
 
     def loss(temperature: float) -> float:
-        total = 0.0
-        for block, truth in zip(scores, answers, strict=True):
-            logits = block / temperature
-            total += float((_log_sum(logits) - logits[np.arange(len(block)), truth]).sum())
-        return total
+        losses = []
+        for blocks in levels:
+            own = [block[np.arange(len(block)), truth] / temperature for block, truth in blocks]
+            rest = [_log_sum(block / temperature) for block, _ in blocks]
+            losses.append(float((np.concatenate(rest) - np.concatenate(own)).mean()))
+        return math.fsum(losses) / len(losses)
 
     best = min(COARSE, key=loss)
-    return float(min(best * FINE, key=loss))
+    best = min(best * FINE, key=loss)
+    return float(best), loss(best)
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What is asked of tasks with a certain number of examples.
+
+    Args:
+        examples: They have at least so many.
+        threshold: What all tasks score together below which a text gets `none`, in nats.
+        miss: The largest 1 - probability with which such a task belongs to the set of answers of an ambiguous text.
+    """
+
+    examples: int
+    threshold: float
+    miss: float
+
+
+ANYTHING = Bound(0, -math.inf, 1.0)
+
+
+@dataclass(frozen=True)
+class Level:
+    """Held-out texts, scored when tasks had a certain number of examples.
+
+    Args:
+        examples: The number.
+        scores: (n,) log-likelihood ratios of the texts for their own task.
+        rivals: (n, k) logarithm of the mean of exp(score / temperature) over some of the other tasks, for each text
+            drawn anew; those of fewer are among those of more.
+        sizes: (k,) how many these were, ascending.
+    """
+
+    examples: int
+    scores: Doubles
+    rivals: Doubles
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, examples: int, blocks: Sequence[Block], temperature: float) -> Level:
+        """Pool the held-out scores of some hubs."""
+        least = min(block.shape[1] for block, _ in blocks) - 1
+        sizes = np.array([*(size for size in SIZES if size < least), least][: least + 1], dtype=np.int64)
+        random = np.random.default_rng(0)
+        own = [block[np.arange(len(block)), truth] for block, truth in blocks]
+        rivals = [_rivals(*block, sizes, temperature, random) for block in blocks]
+        return cls(examples, np.concatenate(own), np.concatenate(rivals), sizes)
+
+    def against(self, others: int) -> Doubles:
+        """(n,) logarithm of the sum of exp(score / temperature) over so many other tasks.
+
+        The mean over a number of tasks that lies between two of `sizes` is interpolated, that over more than the
+        largest is the same.
+        """
+        if others < 1 or not self.sizes[-1]:
+            return np.full(len(self.scores), -np.inf)
+        place = np.interp(math.log(others), np.log(self.sizes), np.arange(len(self.sizes)))
+        low, share = int(place), place - int(place)
+        high = min(low + 1, len(self.sizes) - 1)
+        mean: Doubles = (1 - share) * self.rivals[:, low] + share * self.rivals[:, high]
+        return mean + math.log(others)
+
+    def bound(self, alpha: float, tasks: int, scored: int, temperature: float, null: float) -> Bound:
+        """The conformal order statistics; nothing is asked where alpha asks for more held-out texts than there are."""
+        texts = len(self.scores)
+        low, high = math.floor(alpha * (texts + 1)), math.ceil((1 - alpha) * (texts + 1))
+        threshold, miss = -math.inf, 1.0
+        own = self.scores / temperature
+        if low:
+            sums = temperature * np.logaddexp(own, self.against(scored - 1))
+            threshold = float(np.partition(sums, low - 1)[low - 1])
+        if 0 < high <= texts:
+            mine, rest, prior = _masses(own, self.against(tasks - 1), tasks, temperature, null)
+            misses = -np.expm1(mine - np.logaddexp(np.logaddexp(mine, rest), prior))
+            miss = float(np.partition(misses, high - 1)[high - 1])
+        return Bound(self.examples, threshold, miss)
+
+
+@dataclass(frozen=True, eq=False)
 class Calibration:
-    """What held-out texts of known tasks scored (split conformal prediction, pooled over tasks).
-
-    The threshold is of scores, which do not depend on how many tasks there are. Probabilities do: in a hub of ten times
-    as many tasks a text has ten times as many rivals. So what is kept of a text is what the mean rival got, and how
-    improbable its own task would be in a hub of N tasks follows from that.
-
-    Measured from hubs of 9 tasks, for promised 95, 90 and 80 %: 97.4, 94.4 and 85.2 % in hubs of 44 other tasks, and
-    94.8, 90.7 and 82.4 % in one of all 89. A bound that knows nothing of N covered 57 % there, where 95 were promised.
+    """What held-out texts of known tasks scored.
 
     Args:
         temperature: Divides log-likelihood ratios before they become probabilities.
-        scores: (n,) log-likelihood ratios of held-out texts for their own task, ascending.
-        rivals: (n,) logarithm of the mean of exp(score / temperature) over the other tasks, for the same texts.
+        levels: By number of examples, the largest first.
         null: Log-likelihood ratio of the null: fitted on the same texts as if their own task were not there.
+        loss: Mean negative log-likelihood of the held-out texts' own tasks among the known ones, in nats.
     """
 
     temperature: float
-    scores: Doubles
-    rivals: Doubles
+    levels: tuple[Level, ...] = ()
     null: float = 0.0
+    loss: float = math.nan
+    _bounds: dict[tuple[float, int, int], tuple[Bound, ...]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def of(cls, scores: Sequence[Doubles], answers: Sequence[Answers]) -> Calibration:
+    def of(cls, blocks: Mapping[int, Sequence[Block]]) -> Calibration:
         """Fit the temperature, then the null, and pool the held-out scores.
 
         Args:
-            scores: For each hub, (b, N) log-likelihood ratios.
-            answers: For each hub, (b,) column of the true task.
+            blocks: By number of examples that tasks have, held-out texts scored in some hubs.
         """
-        temperature = fit_temperature(scores, answers)
-        parts = [_own_and_rivals(*hub, temperature) for hub in zip(scores, answers, strict=True)]
-        sizes = np.concatenate([np.full(len(block), block.shape[1]) for block in scores])
-        own, rivals = (np.concatenate(part) for part in zip(*parts, strict=True))
-        null = min(NULLS, key=lambda candidate: _null_loss(own, rivals, sizes, temperature, candidate))
-        order = np.argsort(own, kind="stable")
-        return cls(temperature, own[order], rivals[order], float(null))
+        examples = sorted(blocks, reverse=True)
+        temperature, loss = fit_temperature([blocks[count] for count in examples])
+        levels = tuple(Level.of(count, blocks[count], temperature) for count in examples)
+        null = min(
+            NULLS, key=lambda candidate: math.fsum(_null_loss(level, temperature, candidate) for level in levels)
+        )
+        return cls(temperature, levels, float(null), loss)
 
-    def threshold(self, alpha: float) -> float:
-        """The score below which `none` is answered: a text of a known task falls below it with probability <= alpha.
+    def bounds(self, alpha: float, tasks: int, scored: int | None = None) -> tuple[Bound, ...]:
+        """What is asked of tasks, by their number of examples, the largest first.
 
-        It is minus infinity, so that nothing is refused, where alpha asks for more held-out scores than there are.
+        A text of a known task is refused with probability <= alpha, and its task is outside the set of answers with
+        probability <= alpha.
 
         Args:
-            alpha: Tolerated share of wrongful refusals.
-        """
-        position = math.floor(alpha * (len(self.scores) + 1))
-        return float(self.scores[position - 1]) if position else -math.inf
-
-    def set_bound(self, alpha: float, tasks: int) -> float:
-        """The largest 1 - probability with which a task belongs to the set of answers of an ambiguous text.
-
-        Args:
-            alpha: Tolerated share of texts whose own task is not in the set.
+            alpha: Tolerated share.
             tasks: Number N of tasks in the hub.
+            scored: How many of them are scored for a text, the best ones; by default all. They score no less together
+                than as many drawn at random.
         """
-        position = math.ceil((1 - alpha) * (len(self.scores) + 1))
-        if not 0 < position <= len(self.scores):
-            return 1.0
-        own, rest, null = _masses(self.scores, self.rivals, np.float64(tasks), self.temperature, self.null)
-        misses = -np.expm1(own - np.logaddexp(np.logaddexp(own, rest), null))
-        return float(np.partition(misses, position - 1)[position - 1])
+        key = alpha, tasks, tasks if scored is None else scored
+        if key not in self._bounds:
+            if len(self._bounds) >= _REMEMBERED:
+                self._bounds.clear()
+            found = tuple(level.bound(*key, self.temperature, self.null) for level in self.levels)
+            self._bounds[key] = found or (ANYTHING,)
+        return self._bounds[key]
 
     @classmethod
     def absent(cls, dimension: int) -> Calibration:
@@ -140,31 +223,33 @@ class Calibration:
         Args:
             dimension: Width d of an encoding; 16 was best at d = 384 under equal covariances.
         """
-        return cls(max(1.0, dimension / 24), np.empty(0), np.empty(0))
+        return cls(max(1.0, dimension / 24))
 
 
-def _masses(own: Doubles, rivals: Doubles, tasks: Any, temperature: float, null: float) -> tuple[Doubles, Doubles, Any]:
-    """Logarithms of what a text's own task, all other tasks and the null would have before they are normalised."""
-    share = np.log((1 - NULL_PRIOR) / np.maximum(tasks, 1))
-    with np.errstate(divide="ignore"):  # one task has no rivals
-        rest = share + np.log(np.maximum(tasks - 1, 0)) + rivals
-    return share + own / temperature, rest, math.log(NULL_PRIOR) + null / temperature
+def _masses(own: Doubles, rest: Doubles, tasks: int, temperature: float, null: float) -> tuple[Doubles, Doubles, float]:
+    """Logarithms of what a text's own task, all others and the null would have before they are normalised."""
+    share = math.log((1 - NULL_PRIOR) / max(tasks, 1))
+    return share + own, share + rest, math.log(NULL_PRIOR) + null / temperature
 
 
-def _null_loss(own: Doubles, rivals: Doubles, sizes: NDArray[np.int64], temperature: float, null: float) -> float:
+def _null_loss(level: Level, temperature: float, null: float) -> float:
     """Negative log-likelihood of texts that belong to a hub, and of the same texts where their task is not in it."""
-    mine, rest, prior = _masses(own, rivals, sizes, temperature, null)
-    known = mine - np.logaddexp(np.logaddexp(mine, rest), prior)
-    foreign = prior - np.logaddexp(_masses(own, rivals, sizes - 1, temperature, null)[1], prior)
+    others = int(level.sizes[-1])
+    rest = level.against(others)
+    mine, theirs, prior = _masses(level.scores / temperature, rest, others + 1, temperature, null)
+    known = mine - np.logaddexp(np.logaddexp(mine, theirs), prior)
+    foreign = prior - np.logaddexp(_masses(mine, rest, others, temperature, null)[1], prior)
     return -float((1 - NULL_PRIOR) * known.mean() + NULL_PRIOR * foreign.mean())
 
 
-def _own_and_rivals(block: Doubles, truth: Answers, temperature: float) -> tuple[Doubles, Doubles]:
-    """(b,) scores of the true tasks, and (b,) log mean exp(score / temperature) of the others."""
-    rows = np.arange(len(block))
-    others = block / temperature
-    others[rows, truth] = -np.inf
-    return block[rows, truth], _log_sum(others) - math.log(max(block.shape[1] - 1, 1))
+def _rivals(
+    scores: Doubles, truth: Answers, sizes: NDArray[np.int64], temperature: float, random: np.random.Generator
+) -> Doubles:
+    """(b, k) log mean exp(score / temperature) over other tasks than the true one."""
+    turned = random.random(scores.shape)
+    turned[np.arange(len(scores)), truth] = 2.0  # comes last
+    drawn = np.take_along_axis(scores / temperature, turned.argsort(axis=1), axis=1)
+    return np.stack([_log_sum(drawn[:, :size]) - math.log(max(size, 1)) for size in sizes.tolist()], axis=1)
 
 
 def _log_sum(logits: Doubles) -> Doubles:
@@ -173,33 +258,3 @@ def _log_sum(logits: Doubles) -> Doubles:
     with np.errstate(divide="ignore"):
         total: Doubles = largest + np.log(np.exp(logits - largest[:, np.newaxis]).sum(axis=1))
     return total
-
-
-def cross_fit(tasks: Sequence[Known], fit: Callable[[Sequence[Doubles]], Epoch]) -> Calibration | None:
-    """Calibrate a hub on its own examples: a quarter of each task's is held out of statistics and rows, four times.
-
-    Leaving one example out of its row but not out of the statistics is not enough: with fewer examples than
-    dimensions nearly every new text then falls below the threshold.
-
-    Args:
-        tasks: (examples (n, d), description (d,) or None) of each task.
-        fit: Makes an epoch from the examples that are not held out, one array a task.
-
-    Returns:
-        The calibration, or None when fewer than 40 examples can be held out.
-    """
-    held = [np.arange(len(examples)) % FOLDS for examples, _ in tasks]
-    count = sum(len(fold) for fold in held if len(fold) > 1)
-    if count < LEAST_SCORES:
-        return None
-    stride = math.ceil(count / MOST_SCORES)
-    blocks, answers = [], []
-    for turn in range(FOLDS):
-        kept = [x[(fold != turn) | (len(x) < 2)] for (x, _), fold in zip(tasks, held, strict=True)]
-        queries = [x[(fold == turn) & (len(x) > 1)] for (x, _), fold in zip(tasks, held, strict=True)]
-        epoch = fit(kept)
-        rows = np.stack([epoch.row(len(x), x.sum(axis=0), text) for x, (_, text) in zip(kept, tasks, strict=True)])
-        answer = np.repeat(np.arange(len(tasks)), [len(x) for x in queries])[::stride]
-        blocks.append(epoch.lift(np.concatenate(queries)[::stride]) @ rows.T)
-        answers.append(answer)
-    return Calibration.of(blocks, answers)

@@ -4,7 +4,7 @@ Turns of one conversation are neither independent nor repetitions of one another
 their tempered scores would be calibrated as it stands: each turn of weight w adds w times its evidence. Were they
 repetitions, only their mean would be. The scores are therefore averaged and the temperature is divided by the square
 root of the sum of the weights, the geometric middle of the two; it never claims the certainty of independent turns.
-(Measured on four random texts of one of 45 tasks, which are as good as independent: 73 % right, 57 % claimed.)
+(Measured on four random texts of one of 45 tasks, which are as good as independent: 84 % right, 77 % claimed.)
 
 A turn that fits no task (*thanks!*) says nothing about which task it is, however wildly its scores differ, and is left
 out of that. Whether any task fits is asked of the weighted mean over all turns. It keeps the scale of one text, so the
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.errors import InputError
+from adapterhub.router._calibration import together
 from adapterhub.router._decide import Rules
 from adapterhub.router._hearing import Hearing
 from adapterhub.router._types import Decision
@@ -61,22 +62,26 @@ def heard_together(
         decay: Weight of a turn against the next one.
     """
     ids, scores = hearing.matrix(vectors)
-    start, mean, evidence, temperature = summed(scores, rules, decay)
+    best = ids[scores.argmax(axis=1)] if len(ids) else ids
+    examples = hearing.examples(np.unique(best))
+    least = [rules.bound(examples.get(id, 0)).threshold for id in best.tolist()]
+    start, mean, evidence, temperature = summed(scores, least, rules, decay)
     order = np.lexsort((ids, -mean, -evidence))
     whole = replace(rules, temperature=temperature)
     (decision,) = hearing.decide(turns[-1:], [(ids[order], mean[order])], whole, [evidence[order]])
     return replace(decision, turns=len(turns) - start)
 
 
-def summed(scores: Doubles, rules: Rules, decay: float) -> tuple[int, Doubles, Doubles, float]:
+def summed(scores: Doubles, least: Sequence[float], rules: Rules, decay: float) -> tuple[int, Doubles, Doubles, float]:
     """One score a task from those of the turns.
 
     A turn that alone is at least a hundred times likelier to belong to another task than to the one that the turns
-    before it preferred, and that the threshold would let pass, begins a new conversation. (At ten times, one turn in
-    four began one among texts of the same task.)
+    before it preferred, and that the threshold would let pass, begins a new conversation. (Of four random texts of the
+    same task one began a conversation in 10 % of the cases, and in 23 % at ten times.)
 
     Args:
         scores: (m, s) log-likelihood ratios, oldest turn first.
+        least: What all tasks together have to score for each of the turns, if there is any task.
         rules: For a single text.
         decay: Weight of a turn against the next one.
 
@@ -84,7 +89,9 @@ def summed(scores: Doubles, rules: Rules, decay: float) -> tuple[int, Doubles, D
         The first turn that counts; over the turns from it on (s,) mean scores, and (s,) mean scores of the turns that
         fit any task; and the temperature of the latter.
     """
-    fits = scores.max(axis=1, initial=-math.inf) >= rules.threshold
+    fits = np.zeros(len(scores), dtype=np.bool_)
+    if scores.shape[1]:
+        fits = together(scores, rules.temperature) >= np.asarray(least)
     start = 0
     for turn in np.flatnonzero(fits)[1:].tolist():
         before = _mean(scores[:turn], decay, fits[:turn], start)[0].argmax()

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from adapterhub.route import Route
 from adapterhub.router._branches import back_off, branches
+from adapterhub.router._calibration import Bound
 from adapterhub.router._types import TIMES, Candidate, Decision, Kind, Policy
 
-__all__ = ["SHOWN", "Rules", "choose", "clear", "decide"]
+__all__ = ["SHOWN", "Heard", "Rules", "choose", "clear", "decide"]
 
 CLEAR = 0.5  # the first is clearly first with this probability, or with three times the second's
 SHOWN = 16  # candidates that a decision shows at least, where there are so many
@@ -22,50 +23,86 @@ class Rules:
 
     Args:
         temperature: Divides log-likelihood ratios before they become probabilities.
-        threshold: Conformal threshold of the best score.
-        set_bound: Largest 1 - probability inside the conformal set of an ambiguous text.
+        bounds: What is asked of tasks, by their number of examples, the largest first.
         policy: What an ambiguous text gets.
         k: Most adapters in the route.
         null: Log-likelihood ratio of the null.
     """
 
     temperature: float
-    threshold: float
-    set_bound: float
+    bounds: tuple[Bound, ...]
     policy: Policy
     k: int
     null: float = 0.0
 
+    def bound(self, examples: int) -> Bound:
+        """What is asked of a task with so many examples."""
+        return next((bound for bound in self.bounds if bound.examples <= examples), self.bounds[-1])
+
+    @property
+    def widest(self) -> float:
+        """The largest 1 - probability with which any task belongs to a set of answers."""
+        return max(bound.miss for bound in self.bounds)
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What was heard in one text.
+
+    Args:
+        ranked: The tasks that matter, best first.
+        examples: How many examples each of them has.
+        together: What all tasks score together, in nats.
+    """
+
+    ranked: Sequence[Candidate]
+    examples: Sequence[int]
+    together: float
+
+    def threshold(self, rules: Rules) -> float:
+        """What the tasks have to score together; the best one says how much that is."""
+        return rules.bound(self.examples[0]).threshold if self.ranked else -math.inf
+
+    def plausible(self, rules: Rules) -> list[Candidate]:
+        """The conformal set; the best is always in it."""
+        pairs = zip(self.ranked, self.examples, strict=True)
+        return [
+            candidate
+            for place, (candidate, examples) in enumerate(pairs)
+            if not place or 1 - candidate.probability <= rules.bound(examples).miss
+        ]
+
 
 def decide(
-    text: str, ranked: Sequence[Candidate], none: float, rules: Rules, owns: Callable[[str], bool] = lambda _: False
+    text: str, heard: Heard, none: float, rules: Rules, owns: Callable[[str], bool] = lambda _: False
 ) -> Decision:
     """Decide one text.
 
     Args:
         text: The text.
-        ranked: The tasks that matter, best first.
+        heard: What was heard in it.
         none: Probability that no known task fits.
         rules: What the decision goes by.
         owns: Whether a task of that very name can be routed to; asked of branches only.
     """
-    masses = branches(ranked)
-    kind, route = choose(ranked, rules, masses, owns)
+    masses = branches(heard.ranked)
+    kind, route = choose(heard, rules, masses, owns)
     return Decision(
         text=text,
         route=route,
-        candidates=tuple(ranked[: max(rules.k, SHOWN)]),
+        candidates=tuple(heard.ranked[: max(rules.k, SHOWN)]),
         none_probability=none,
-        threshold=rules.threshold,
+        threshold=heard.threshold(rules),
         kind=kind,
         branches=masses,
-        margin=_times(ranked),
-        plausible=tuple(candidate.task for candidate in _plausible(ranked, rules)),
+        margin=_times(heard.ranked),
+        plausible=tuple(candidate.task for candidate in heard.plausible(rules)),
+        together=heard.together,
     )
 
 
 def choose(
-    ranked: Sequence[Candidate],
+    heard: Heard,
     rules: Rules,
     masses: Sequence[tuple[str, float]] = (),
     owns: Callable[[str], bool] = lambda _: False,
@@ -75,12 +112,13 @@ def choose(
     Where no task is sure, a branch that is sure answers, whatever the policy: its adapter was trained on all of them.
 
     Args:
-        ranked: The candidates, best first.
+        heard: The candidates and what was heard of them.
         rules: What the decision goes by.
         masses: (group, probability).
         owns: Whether a task of that very name can be routed to.
     """
-    fits = bool(ranked) and ranked[0].score >= rules.threshold
+    ranked = heard.ranked
+    fits = bool(ranked) and heard.together >= heard.threshold(rules)
     if fits and clear(ranked):
         return "sure", Route.to(ranked[0].task)
     branch = back_off(masses, owns)
@@ -92,7 +130,7 @@ def choose(
         return "ambiguous", Route()
     if rules.policy == "top1":
         return "ambiguous", Route.to(ranked[0].task)
-    members = _plausible(ranked, rules)[: rules.k]
+    members = heard.plausible(rules)[: rules.k]
     total = math.fsum(member.probability for member in members)
     return "ambiguous", Route(
         tuple(member.task for member in members), tuple(member.probability / total for member in members)
@@ -108,8 +146,3 @@ def _times(ranked: Sequence[Candidate]) -> float:
     if len(ranked) < 2 or not ranked[1].probability:
         return math.inf
     return ranked[0].probability / ranked[1].probability
-
-
-def _plausible(ranked: Sequence[Candidate], rules: Rules) -> list[Candidate]:
-    """The conformal set; the best is always in it."""
-    return [*ranked[:1], *(other for other in ranked[1:] if 1 - other.probability <= rules.set_bound)]

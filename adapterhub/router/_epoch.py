@@ -3,6 +3,12 @@
 A task is a Gaussian around its mean with a covariance shared by all; the means are Gaussian themselves (Ioffe 2006;
 Prince and Elder 2007). The score is the log-likelihood ratio of *same task as these examples* against *a task never
 seen*.
+
+Two numbers are not the model's. Of the covariance between tasks a share is taken to be the same in all directions: with
+fewer tasks than directions most variances come out below zero, and a task unlike those summed would be shrunk to
+nothing. And a mean of n examples is weighed as if it were one of n + 1.5. Then one temperature serves tasks of 20, 5, 1
+and 0 examples (without: 4.0, 3.4, 2.7 and 3.5), and the right one of 89 is first for 31.8 % of texts instead of 30.5 %
+where tasks have one example, and for 12.8 % instead of 11.3 % where they have a description only.
 """
 
 from __future__ import annotations
@@ -23,15 +29,17 @@ __all__ = ["KEPT", "LEAST_TASKS", "SHRINKAGE", "Epoch"]
 Doubles = NDArray[np.float64]
 
 SHRINKAGE = 0.1
-KEPT = 256  # directions kept: 0.1 points of accuracy below all 384
+LEVELLING = 0.3  # the same accuracy from 0.25 to 0.5, and for 12 to 71 tasks
+KEPT = 384  # directions kept: 256 of 384 cost one to two points of accuracy
 DESCRIPTION_WEIGHT = 0.5  # a description counts as half an example ...
 DESCRIPTION_UNTIL = 5  # ... while a task has at most so many
+HEAD_START = 1.5  # examples that a task is better known by than the model says
 LEAST_PSI = 1e-3
 LEAST_VARIANCE = 1e-10
 LEAST_TASKS = 4  # below these not even two scalars can be estimated
 LEAST_FREEDOM = 8
 MOST_FLOAT16 = 65504.0
-_CHUNK = 4096  # rows in float64 at once
+_CHUNK = 512  # rows in float64 at once, which stay in the cache
 _TILE = 64
 
 
@@ -52,15 +60,16 @@ class Epoch:
     psi: Doubles
 
     @classmethod
-    def fit(cls, sums: Sums, shrinkage: float = SHRINKAGE) -> Epoch:
+    def fit(cls, sums: Sums, shrinkage: float = SHRINKAGE, levelling: float = LEVELLING) -> Epoch:
         """Whiten within tasks, then diagonalise between tasks.
 
         Args:
             sums: Sums over the tasks.
             shrinkage: Weight in [0, 1] of the scaled identity in the covariance within tasks.
+            levelling: Weight in [0, 1] of the scaled identity in the covariance between tasks, after whitening.
 
         Returns:
-            The epoch, with at most 256 directions.
+            The epoch, with at most 384 directions.
         """
         dimension = len(sums.means)
         mu = sums.means / sums.tasks
@@ -71,7 +80,9 @@ class Epoch:
         whiten = axes / np.sqrt(np.maximum(variances, LEAST_VARIANCE))
         between = sums.outers / sums.tasks - np.outer(mu, mu)
         noise = sums.inverse_counts / sums.tasks * identity  # what sampling n examples adds to a mean
-        psi, rotation = np.linalg.eigh(whiten.T @ between @ whiten - noise)
+        between = whiten.T @ between @ whiten - noise
+        level = max(float(np.trace(between)) / dimension, LEAST_PSI)
+        psi, rotation = np.linalg.eigh((1 - levelling) * between + levelling * level * identity)
         kept = np.argsort(-psi, kind="stable")[:KEPT]
         return cls(mu, whiten @ rotation[:, kept], np.maximum(psi[kept], LEAST_PSI))
 
@@ -86,7 +97,7 @@ class Epoch:
             sums: Sums over the tasks, possibly none.
 
         Returns:
-            The epoch, with at most 256 directions.
+            The epoch, with at most 384 directions.
         """
         dimension = len(sums.means)
         mu, within, psi = np.zeros(dimension), 0.5 / dimension, 1.0
@@ -106,7 +117,7 @@ class Epoch:
     @cached_property
     def fingerprint(self) -> str:
         """Equal only for epochs that make the same rows."""
-        digest = hashlib.blake2b(b"plda rows 1", digest_size=16)
+        digest = hashlib.blake2b(b"plda rows 2", digest_size=16)
         for part in (self.mu, self.transform, self.psi):
             digest.update(f"{part.shape}".encode())
             digest.update(np.ascontiguousarray(part, dtype="<f8").tobytes())
@@ -115,8 +126,8 @@ class Epoch:
     def rows(self, block: VectorBlock) -> Rows:
         """The rows of many tasks, rounded as every index keeps them. `row` is the formula that they follow.
 
-        The linear part is m / v in float16, the group is 2 n, which fixes v, and the offset is b of the rounded m. A
-        task's row does not depend on the other tasks of the block.
+        The linear part is m / v in float16, the group is 2 (n + 1.5), which fixes v, and the offset is b of the rounded
+        m. A task's row does not depend on the other tasks of the block.
 
         Args:
             block: Vectors of n tasks.
@@ -128,15 +139,16 @@ class Epoch:
             InputError: If vectors are of another width or not finite.
         """
         self._check(block)
-        weight = np.where(block.counts, DESCRIPTION_WEIGHT * (block.counts <= DESCRIPTION_UNTIL), 1.0)
-        weight *= block.described  # how many examples the description stands for
-        group = np.rint(2 * (block.counts + weight)).astype(np.int32)
+        weight = DESCRIPTION_WEIGHT * (block.counts <= DESCRIPTION_UNTIL) * block.described
+        count = block.counts + weight
+        group = np.where(count, np.rint(2 * (count + HEAD_START)), 0).astype(np.int32)
         linear = np.empty((len(block), len(self.psi)), dtype=np.float16)
         offset = np.empty(len(block), dtype=np.float32)
         for start in range(0, len(block), _CHUNK):
             part = slice(start, start + _CHUNK)
             total = block.totals[part].astype(np.float64)
             total += weight[part, None] * block.descriptions[part]
+            total /= np.maximum(count[part], DESCRIPTION_WEIGHT)[:, None]
             linear[part], offset[part] = self._rounded(total, group[part])
         return Rows(linear, group, offset)
 
@@ -174,17 +186,16 @@ class Epoch:
         """(g, r) what the squares of a query are multiplied by for rows of each group."""
         return -0.5 * (1 / self._variances(groups) - 1 / (1 + self.psi))
 
-    def _rounded(self, total: Doubles, group: NDArray[np.int32]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
+    def _rounded(self, means: Doubles, group: NDArray[np.int32]) -> tuple[NDArray[np.float16], NDArray[np.float32]]:
         known, which = np.unique(group, return_inverse=True)
-        total /= np.maximum(group / 2, 0.5)[:, None]
-        total -= self.mu
-        total[group == 0] = 0
+        means -= self.mu
+        means[group == 0] = 0
         # Whole tiles only, so that BLAS takes the same way for every row of every block.
-        padded = np.zeros((-(-len(total) // _TILE) * _TILE, total.shape[1]))
-        padded[: len(total)] = total
+        padded = np.zeros((-(-len(means) // _TILE) * _TILE, means.shape[1]))
+        padded[: len(means)] = means
         variances = self._variances(known)
         gains = known[:, None] / 2 * self.psi
-        scaled = (padded @ self.transform)[: len(total)] * (gains / (gains + 1) / variances)[which]
+        scaled = (padded @ self.transform)[: len(means)] * (gains / (gains + 1) / variances)[which]
         linear = np.clip(scaled, -MOST_FLOAT16, MOST_FLOAT16).astype(np.float16)
         constants = (np.log(variances) - np.log(1 + self.psi)).sum(axis=1)
         offset = (linear.astype(np.float64) ** 2 * variances[which]).sum(axis=1)
@@ -224,13 +235,13 @@ class Epoch:
         """
         weight = 0.0
         if description is not None and count <= DESCRIPTION_UNTIL:
-            weight = DESCRIPTION_WEIGHT if count else 1.0
+            weight = DESCRIPTION_WEIGHT
             total = total + weight * description
-        n = count + weight
-        if n == 0:
+        if count + weight == 0:
             return np.zeros(self.width)
+        n = count + weight + HEAD_START
         gain = n * self.psi / (n * self.psi + 1)
-        mean = gain * ((total / n - self.mu) @ self.transform)
+        mean = gain * ((total / (count + weight) - self.mu) @ self.transform)
         variance = 1 + self.psi / (n * self.psi + 1)
         prior = 1 + self.psi
         bias = -0.5 * np.sum(mean**2 / variance + np.log(variance) - np.log(prior))

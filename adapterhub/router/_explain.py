@@ -84,7 +84,10 @@ class Explanation:
             f"  {candidate.task}: {candidate.probability:.1%}, score {candidate.score:.1f}"
             for candidate in decision.candidates[:TASKS]
         ]
-        lines.append(f"  none: {decision.none_probability:.1%}, threshold {decision.threshold:.1f}")
+        lines.append(
+            f"  none: {decision.none_probability:.1%}, all together {decision.together:.1f}, "
+            f"threshold {decision.threshold:.1f}"
+        )
         if self.path:
             lines.append("branch: " + " > ".join(f"{group} {mass:.1%}" for group, mass in self.path))
         lines += [f'like "{near.text}" of {near.task} (cosine {near.cosine:.2f})' for near in self.nearest]
@@ -164,8 +167,8 @@ def _reason(decision: Decision) -> str:
     best = decision.candidates[0]
     if decision.kind == "none":
         return (
-            f"none: the best task, {best.task}, scored {best.score:.1f}, below the threshold of "
-            f"{decision.threshold:.1f}; the base model answers."
+            f"none: all tasks together, the best of them {best.task}, scored {decision.together:.1f}, below the "
+            f"threshold of {decision.threshold:.1f}; the base model answers."
         )
     if decision.kind == "sure" and not decision.ambiguous_with:
         return f"{best.task}: clearly first."

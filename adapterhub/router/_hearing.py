@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.catalog import Catalog, Ids, Scope, TaskVectors
-from adapterhub.router._calibration import Calibration, posterior
-from adapterhub.router._decide import SHOWN, Rules, decide
+from adapterhub.router._calibration import Bound, Calibration, posterior, together
+from adapterhub.router._decide import SHOWN, Heard, Rules, decide
 from adapterhub.router._epoch import Epoch
 from adapterhub.router._rows import SHORTLIST, TaskRows
-from adapterhub.router._types import Candidate, Decision
+from adapterhub.router._types import Candidate, Decision, Policy
 
 __all__ = ["Era", "Hearing", "Scored", "row_of"]
 
@@ -31,6 +31,15 @@ class Era:
     epoch: Epoch
     calibration: Calibration
     rows: TaskRows
+
+    def bounds(self, alpha: float, tasks: int) -> tuple[Bound, ...]:
+        """What is asked of tasks, by their number of examples, where so many tasks are looked at.
+
+        Args:
+            alpha: Tolerated share of texts of known tasks that get `none`, or sets without the right task.
+            tasks: How many; the best of them are scored.
+        """
+        return self.calibration.bounds(alpha, tasks, min(tasks, SHORTLIST))
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,17 @@ class Hearing:
     def tasks(self) -> int:
         """Number N of the tasks in the scope."""
         return len(self.era.rows) if self.ids is None else len(self.ids)
+
+    def rules(self, alpha: float, policy: Policy, k: int) -> Rules:
+        """What decisions go by here.
+
+        Args:
+            alpha: As for `Era.bounds`.
+            policy: What an ambiguous text gets.
+            k: Most adapters in a route.
+        """
+        made = self.era.calibration
+        return Rules(made.temperature, self.era.bounds(alpha, self.tasks), policy, k, made.null)
 
     def score(self, vectors: NDArray[np.floating], most: int | None = None) -> list[Scored]:
         """The best tasks of each query with exact scores.
@@ -95,7 +115,9 @@ class Hearing:
         posteriors = [posterior(scores[np.newaxis], self.tasks, rules.temperature, rules.null) for scores in weighed]
         shown = [_mattering(probabilities[0], rules) for probabilities, _ in posteriors]
         wanted = [ids[:count] for (ids, _), count in zip(scored, shown, strict=True)]
-        names = self.names(np.concatenate(wanted)) if wanted else {}
+        named = np.unique(np.concatenate(wanted)) if wanted else np.empty(0, dtype=np.int64)
+        names, examples = self.names(named), self.examples(named)
+        known = {names[id]: examples[id] for id in examples}
         decisions = []
         for text, ids, (_, scores), (probabilities, none) in zip(texts, wanted, scored, posteriors, strict=True):
             ranked = [
@@ -104,8 +126,28 @@ class Hearing:
                     ids.tolist(), scores.tolist(), probabilities[0].tolist(), strict=False
                 )
             ]
-            decisions.append(decide(text, ranked, float(none[0]), rules, self.owns))
-        return self._marked(decisions, {name: id for id, name in names.items()})
+            heard = Heard(ranked, [examples.get(id, 0) for id in ids.tolist()], self.together(scores))
+            decisions.append(self._marked(decide(text, heard, float(none[0]), rules, self.owns), known))
+        return decisions
+
+    def together(self, scores: Doubles) -> float:
+        """What tasks score together for one text, in nats.
+
+        Args:
+            scores: (s,) log-likelihood ratios.
+        """
+        return float(together(scores[np.newaxis], self.era.calibration.temperature)[0])
+
+    def examples(self, ids: Ids) -> dict[int, int]:
+        """How many examples tasks have, by number.
+
+        Args:
+            ids: Numbers, ascending.
+        """
+        found: dict[int, int] = {}
+        for block in self.catalog.blocks(self.encoder, ids) if len(ids) else ():
+            found.update(zip(block.ids.tolist(), block.counts.tolist(), strict=True))
+        return found
 
     def names(self, ids: Ids) -> dict[int, str]:
         """Names by number."""
@@ -121,31 +163,18 @@ class Hearing:
         based = scope.base_model is None or record.base_model == scope.base_model
         return inside and based and set(scope.tags) <= set(record.tags)
 
-    def _marked(self, decisions: list[Decision], numbers: Mapping[str, int]) -> list[Decision]:
-        """The decisions with the epoch, and with those of their first tasks that have no example."""
-        first = [
-            {d.candidates[0].task, *d.route.adapters} & numbers.keys() if d.candidates else set() for d in decisions
-        ]
-        asked = np.unique(np.array([numbers[name] for names in first for name in names], dtype=np.int64))
-        cold: set[int] = set()
-        if len(asked):
-            for block in self.catalog.blocks(self.encoder, asked):
-                cold.update(block.ids[block.counts == 0].tolist())
-        return [
-            replace(
-                decision,
-                cold=tuple(sorted(name for name in names if numbers[name] in cold)),
-                epoch=self.era.epoch.fingerprint,
-            )
-            for decision, names in zip(decisions, first, strict=True)
-        ]
+    def _marked(self, decision: Decision, examples: Mapping[str, int]) -> Decision:
+        """The decision with the epoch, and with those of its first tasks that have no example."""
+        first = {candidate.task for candidate in decision.candidates[:1]} | set(decision.route.adapters)
+        cold = sorted(name for name in first if examples.get(name) == 0)
+        return replace(decision, cold=tuple(cold), epoch=self.era.epoch.fingerprint)
 
 
 def _mattering(probabilities: Doubles, rules: Rules) -> int:
     """How many of the best tasks are named."""
     covered = np.searchsorted(np.cumsum(probabilities), COVERED * probabilities.sum()) + 1
-    inside = int((1 - probabilities <= rules.set_bound).sum())
-    return min(max(int(covered), inside if rules.set_bound < 1 else 0, rules.k, SHOWN), max(MOST_NAMED, rules.k))
+    inside = int((1 - probabilities <= rules.widest).sum())
+    return min(max(int(covered), inside if rules.widest < 1 else 0, rules.k, SHOWN), max(MOST_NAMED, rules.k))
 
 
 def row_of(epoch: Epoch, task: TaskVectors, without: Doubles | None = None) -> Doubles:

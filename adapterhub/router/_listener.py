@@ -83,7 +83,7 @@ class Listener:
 
 def _background_for(encoder: Encoder, given: Background | None) -> Background | None:
     background = given if given is not None else Background.shipped()
-    if background.fingerprint == encoder.fingerprint:
+    if background.serves(encoder.fingerprint):
         return background
     if given is None:
         return None

@@ -22,6 +22,9 @@ assert MOST_PROTOTYPES <= PER_TASK
 Keyed = tuple[Ids, Rows]
 
 
+_RUN = 16  # tasks that lie on the same pages: 20,000 single ones of a million took 1 to 6 s, in runs 0.25 s
+
+
 @dataclass(frozen=True)
 class RowSource:
     """Rows of the routable tasks of a catalogue that have vectors.
@@ -63,14 +66,15 @@ class RowSource:
             yield self._prototyped(block, (PER_TASK * block.ids, self.epoch.rows(block)))
 
     def some(self, size: int) -> Rows:
-        """Rows of some tasks, drawn from all of them; always the same ones of the same tasks.
+        """Rows of some tasks, drawn from all of them in runs that lie on the same pages; always the same ones.
 
         Args:
             size: How many at most.
         """
         ids = self.catalog.ids(Scope())
-        drawn = np.random.default_rng(0).permutation(len(ids))[:size]
-        return join(self.blocks(np.sort(ids[drawn])), len(self.epoch.psi))[1]
+        runs = np.random.default_rng(0).permutation(-(-len(ids) // _RUN))[: max(size // _RUN, 1)]
+        places = (_RUN * np.sort(runs)[:, None] + np.arange(_RUN)).reshape(-1)
+        return join(self.blocks(ids[places[places < len(ids)]][:size]), len(self.epoch.psi))[1]
 
     def _prototyped(self, block: VectorBlock, plain: Keyed) -> Keyed:
         """Several rows instead of one for tasks whose examples fall into heaps."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,6 +71,10 @@ class Sums:
         centred = examples - mean
         count = len(examples)
         return cls(centred.T @ centred, count - 1.0, 1, mean, np.outer(mean, mean), 1.0 / count)
+
+    def within(self) -> Sums:
+        """These sums without the tasks' means: they say how texts of one task differ, and nothing of how tasks do."""
+        return replace(Sums.empty(len(self.means)), scatter=self.scatter, freedom=self.freedom)
 
     def __add__(self, other: Sums) -> Sums:
         return Sums(

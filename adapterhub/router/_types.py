@@ -46,7 +46,8 @@ class Decision:
         route: Who answers; the empty route is the base model.
         candidates: The best tasks, best first.
         none_probability: Posterior probability that no known task fits.
-        threshold: Scores below it are answered by the base model.
+        threshold: What all tasks have to score together, in nats; where they score less the base model answers. It
+            depends on how many tasks there are and on how many examples the best one has.
         kind: `sure` (the first is clearly first), `branch` (no task is, but a branch with an adapter of its own),
             `ambiguous`, or `none`.
         branches: (group, summed probability of the tasks at and below it), largest first.
@@ -55,6 +56,7 @@ class Decision:
         cold: Those of the best task and the route's that have no example yet; `Router.feedback` adds one.
         epoch: Fingerprint of the statistics that scored it.
         turns: How many turns of a conversation were heard, the newest included.
+        together: What all tasks score together, in nats: the soft maximum of their scores.
     """
 
     text: str
@@ -69,6 +71,7 @@ class Decision:
     cold: tuple[str, ...] = ()
     epoch: str = ""
     turns: int = 1
+    together: float = -math.inf
 
     @property
     def ambiguous_with(self) -> tuple[str, ...]:
@@ -79,8 +82,9 @@ class Decision:
         if self.kind == "none":
             return ()
         least = self.candidates[0].probability / TIMES
-        others = self.candidates[1 : len(self.plausible)]  # the plausible ones are the first ones
-        return tuple(other.task for other in others if other.probability > least)
+        return tuple(
+            other.task for other in self.candidates[1:] if other.probability > least and other.task in self.plausible
+        )
 
 
 class RoutingPolicy(Protocol):

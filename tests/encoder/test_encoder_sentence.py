@@ -33,6 +33,23 @@ def test_the_default_model(encoder):
 
 
 @needs_extra
+def test_bfloat16_gives_nearly_the_same_vectors_of_unit_length_and_another_fingerprint(encoder):
+    half = SentenceEncoder(dtype="bfloat16")
+    texts = ["The capital of France is", "1 + 1", "word " * 200]
+    rows = half.encode(texts)
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    assert ((rows * encoder.encode(texts)).sum(axis=1) > 0.999).all()
+    assert not np.array_equal(rows, encoder.encode(texts))
+    assert half.fingerprint == encoder.fingerprint.replace("float32", "bfloat16")
+
+
+def test_an_unknown_dtype_is_an_error():
+    with pytest.raises(InputError, match="Did you mean `bfloat16`"):
+        SentenceEncoder(dtype="bfloat")
+
+
+@needs_extra
 def test_a_prefix_is_part_of_text_and_fingerprint(encoder):
     prefixed = SentenceEncoder(prefix="query: ")
     assert prefixed.fingerprint != encoder.fingerprint

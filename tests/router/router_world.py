@@ -9,6 +9,8 @@ import numpy as np
 
 from adapterhub.catalog import Ids, Scope, TaskRecord, TaskVectors, VectorBlock, VectorChanges
 from adapterhub.errors import InputError, TaskNotFoundError
+from adapterhub.router import Calibration
+from adapterhub.router._calibration import Level
 from adapterhub.task import Task
 
 DIMENSION = 24
@@ -45,6 +47,12 @@ class FakeEncoder:
 
     def encode(self, texts):
         return np.stack([self.table[text] for text in texts]).astype(np.float32) if texts else np.empty((0, DIMENSION))
+
+
+def calibration_of(temperature, scores, rivals, null=0.0, examples=0):
+    """One level of held-out texts whose mean rival does not depend on how many there are."""
+    columns = np.asarray(rivals, dtype=float)[:, np.newaxis]
+    return Calibration(temperature, (Level(examples, np.asarray(scores, dtype=float), columns, np.array([1])),), null)
 
 
 def vectors(name, examples, description=None):

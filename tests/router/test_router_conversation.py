@@ -6,12 +6,18 @@ from router_world import vectors
 from test_router import NAMES, Hub
 
 from adapterhub.errors import InputError
-from adapterhub.router._conversation import summed
+from adapterhub.router import _conversation
+from adapterhub.router._calibration import Bound
 from adapterhub.router._decide import Rules
 
 
-def rules(temperature=1.0, threshold=0.0, null=0.0):
-    return Rules(temperature, threshold, 1.0, "top1", 1, null)
+def rules(temperature=1.0):
+    return Rules(temperature, (Bound(0, 0.0, 1.0),), "top1", 1)
+
+
+def summed(scores, rules, decay):
+    """Where every turn has to score 0."""
+    return _conversation.summed(scores, [0.0] * len(scores), rules, decay)
 
 
 @pytest.fixture

@@ -7,15 +7,19 @@ import pytest
 from adapterhub.route import Route
 from adapterhub.router import Candidate
 from adapterhub.router._branches import back_off, branches
-from adapterhub.router._decide import Rules, choose, decide
+from adapterhub.router._calibration import Bound
+from adapterhub.router._decide import Heard, Rules, choose, decide
 
 
-def candidates(*probabilities, score=5.0):
-    return [Candidate(f"g/t{number}", score, probability) for number, probability in enumerate(probabilities)]
+def candidates(*probabilities, score=5.0, examples=20):
+    """That score so much together, and have so many examples each."""
+    found = [Candidate(f"g/t{number}", score, probability) for number, probability in enumerate(probabilities)]
+    counts = [examples] * len(found) if isinstance(examples, int) else examples
+    return Heard(found, counts, score)
 
 
 def rules(policy="top1", k=1, threshold=0.0, set_bound=1.0):
-    return Rules(1.0, threshold, set_bound, policy, k)
+    return Rules(1.0, (Bound(0, threshold, set_bound),), policy, k)
 
 
 @pytest.mark.parametrize(
@@ -30,6 +34,28 @@ def test_below_the_threshold_is_none_and_at_it_is_not():
     ranked = candidates(0.9, score=1.0)
     assert choose(ranked, rules(threshold=1.1)) == ("none", Route())
     assert choose(ranked, rules(threshold=1.0)) == ("sure", Route.to("g/t0"))
+
+
+LEVELS = (Bound(20, 3.0, 0.5), Bound(5, 2.0, 0.7), Bound(1, 1.0, 0.9))
+
+
+@pytest.mark.parametrize(("examples", "level"), [(99, 20), (20, 20), (19, 5), (5, 5), (4, 1), (1, 1), (0, 1)])
+def test_a_task_is_judged_by_the_largest_number_of_examples_that_it_has(examples, level):
+    """One with fewer than any by the smallest."""
+    assert Rules(1.0, LEVELS, "top1", 1).bound(examples).examples == level
+
+
+def test_the_best_task_says_how_much_is_asked_and_each_task_whether_it_is_plausible():
+    asked = Rules(1.0, LEVELS, "mixture", 4)
+    probabilities = (0.4, 0.25, 0.2, 0.05)
+    for examples, kind in (((20, 1, 5, 1), "none"), ((5, 20, 5, 1), "ambiguous"), ((0, 20, 20, 20), "ambiguous")):
+        heard = candidates(*probabilities, score=2.5, examples=examples)
+        decision = decide("text", heard, 0.1, asked)
+        assert decision.kind == kind
+        assert (decision.together, decision.threshold) == (2.5, asked.bound(examples[0]).threshold)
+        expected = [0] + [at for at in (1, 2, 3) if 1 - probabilities[at] <= asked.bound(examples[at]).miss]
+        assert decision.plausible == tuple(f"g/t{at}" for at in expected)
+    assert decide("text", candidates(*probabilities, examples=(20, 20, 1, 1)), 0.1, asked).ambiguous_with == ("g/t2",)
 
 
 def test_what_each_policy_gives_an_ambiguous_text():
@@ -56,7 +82,7 @@ def test_a_sure_text_has_one_adapter_under_every_policy():
 
 def test_candidates_stay_in_the_order_given():
     ranked = [Candidate(name, 1.0, 0.25) for name in ("b", "c", "a")]
-    decision = decide("text", ranked, 0.25, rules())
+    decision = decide("text", Heard(ranked, [1] * 3, 1.0), 0.25, rules())
     assert [candidate.task for candidate in decision.candidates] == ["b", "c", "a"]
     assert (decision.none_probability, decision.margin) == (0.25, 1.0)
 

@@ -8,6 +8,7 @@ from adapterhub.catalog import VectorBlock
 from adapterhub.catalog._scores import exact_scores
 from adapterhub.errors import InputError
 from adapterhub.router import Epoch, Sums
+from adapterhub.router._epoch import HEAD_START, LEVELLING
 from adapterhub.router._prototypes import MANY_EXAMPLES, prototypes
 
 
@@ -18,14 +19,15 @@ def fitted(world, tasks=40, examples=12, shrinkage=0.1):
 
 def direct(epoch, examples, description, query):
     """2.4 and 2.5 of the formula, term by term, in the space of z."""
-    weight = 0.0 if description is None or len(examples) > 5 else 0.5 if len(examples) else 1.0
-    n = len(examples) + weight
+    weight = 0.0 if description is None or len(examples) > 5 else 0.5
+    count = len(examples) + weight
     psi, z = epoch.psi, (query - epoch.mu) @ epoch.transform
-    if n == 0:
+    if count == 0:
         mean, variance = np.zeros_like(psi), 1 + psi
     else:
         total = examples.sum(axis=0) + (weight * description if weight else 0)
-        mean = n * psi / (n * psi + 1) * ((total / n - epoch.mu) @ epoch.transform)
+        n = count + HEAD_START
+        mean = n * psi / (n * psi + 1) * ((total / count - epoch.mu) @ epoch.transform)
         variance = 1 + psi / (n * psi + 1)
     same = -0.5 * np.sum((z - mean) ** 2 / variance + np.log(2 * np.pi * variance))
     never = -0.5 * np.sum(z**2 / (1 + psi) + np.log(2 * np.pi * (1 + psi)))
@@ -53,7 +55,7 @@ def test_a_task_of_which_nothing_is_known_scores_zero():
 
 
 def test_the_fit_finds_the_covariances_of_the_model():
-    """In z the noise within tasks is white and the means' covariance is diag(psi)."""
+    """In z the noise within tasks is white; the means' covariance, levelled by its mean variance, is diag(psi)."""
     world = World()
     epoch, sample = fitted(world, tasks=600, examples=10, shrinkage=0.0)
     z = [(x - epoch.mu) @ epoch.transform for x in sample]
@@ -61,9 +63,24 @@ def test_the_fit_finds_the_covariances_of_the_model():
     np.testing.assert_allclose(noise.T @ noise / len(noise), np.eye(DIMENSION), atol=1e-8)
     means = np.stack([x.mean(axis=0) for x in z])
     means = means.T @ means / len(means) - np.eye(DIMENSION) / 10
-    kept = epoch.psi > 1e-3
-    np.testing.assert_allclose(means[np.ix_(kept, kept)], np.diag(epoch.psi[kept]), atol=1e-8)
+    level = np.trace(means) / DIMENSION
+    np.testing.assert_allclose(
+        np.diag((1 - LEVELLING) * np.diag(means) + LEVELLING * level), np.diag(epoch.psi), atol=1e-8
+    )
+    np.testing.assert_allclose(means, np.diag(np.diag(means)), atol=1e-8)
     assert (np.diff(epoch.psi) <= 0).all()
+    assert epoch.psi.mean() == pytest.approx(level)
+
+
+def test_tasks_that_differ_where_those_summed_do_not_are_not_shrunk_to_nothing():
+    """Three tasks span two directions; a task of its own lies in the others."""
+    world = World()
+    sample = [world.texts(world.mean(), 200) for _ in range(3)]
+    epoch = Epoch.fit(Sums.of(sample, DIMENSION), 0.0)
+    assert epoch.psi.min() == pytest.approx(LEVELLING * epoch.psi.mean(), rel=0.1)
+    mean = world.mean()
+    own = epoch.lift(world.texts(mean, 200)) @ epoch.row(20, world.texts(mean, 20).sum(axis=0), None)
+    assert np.mean(own > 0) > 0.95
 
 
 def test_the_order_of_tasks_does_not_matter():
@@ -75,11 +92,12 @@ def test_the_order_of_tasks_does_not_matter():
     np.testing.assert_allclose(*scores, atol=1e-8)
 
 
-def test_few_directions_are_kept():
+@pytest.mark.parametrize(("dimension", "kept"), [(300, 300), (400, 384)])
+def test_all_directions_of_a_small_encoder_are_kept_and_384_of_a_larger_one(dimension, kept):
     random = np.random.default_rng(0)
-    epoch = Epoch.fit(Sums.of([random.normal(size=(4, 300)) for _ in range(10)], 300))
-    assert epoch.transform.shape == (300, 256)
-    assert epoch.width == len(epoch.row(1, np.ones(300), None)) == 513
+    epoch = Epoch.fit(Sums.of([random.normal(size=(4, dimension)) for _ in range(10)], dimension))
+    assert epoch.transform.shape == (dimension, kept)
+    assert epoch.width == len(epoch.row(1, np.ones(dimension), None)) == 2 * kept + 1
 
 
 @pytest.mark.parametrize("tasks", [0, 1, 3, 4, 9])
@@ -145,7 +163,7 @@ def test_rows_and_queries_score_like_the_formula():
     block = a_block(world, [0, 0, 1, 1, 2, 5, 5, 6, 20, 300])
     rows, vectors = epoch.rows(block), world.texts(world.mean(), 5)
     queries = epoch.queries(vectors, 1 + int(rows.group.max()))
-    assert rows.group.tolist() == [0, 2, 2, 3, 4, 11, 10, 12, 40, 600]
+    assert rows.group.tolist() == [0, 4, 5, 6, 7, 14, 13, 15, 43, 603]
     for row in range(len(block)):
         description = block.descriptions[row].astype(float) if block.described[row] else None
         plain = epoch.row(int(block.counts[row]), block.totals[row].astype(float), description)
@@ -165,7 +183,7 @@ def test_the_offset_belongs_to_the_rounded_row():
     vectors = world.texts(world.mean(), 4)
     queries = epoch.queries(vectors, 1 + int(rows.group.max()))
     z = (vectors - epoch.mu) @ epoch.transform
-    for row, n in ((0, 3), (1, 9)):
+    for row, n in ((0, 3 + HEAD_START), (1, 9 + HEAD_START)):
         variance = 1 + epoch.psi / (n * epoch.psi + 1)
         mean = rows.linear[row].astype(float) * variance
         same = -0.5 * ((z - mean) ** 2 / variance + np.log(variance)).sum(axis=1)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from router_world import vectors
+from router_world import calibration_of, vectors
 from test_router import NAMES, Hub
 
-from adapterhub.router import Background, Calibration
+from adapterhub.router import Background
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_sure_text_a_far_one_and_an_ambiguous_one_read_differently(hub):
 def test_twins_are_said_to_be_alike(hub):
     """As translation to German and to French are, without the instruction."""
     hub.registry.add(vectors("knowledge/twin", hub.registry.tasks["knowledge/world"].examples[::-1]))
-    hub.background = Background("fake", hub.background.sums, Calibration(1.5, np.arange(-99.0, 0), np.full(99, 0.9)))
+    hub.background = Background("fake", hub.background.sums, calibration_of(1.5, np.arange(-99.0, 0), np.full(99, 0.9)))
     found = hub.router().explain("knowledge/world 0")
     assert found.decision.kind == "ambiguous"
     assert found.decision.margin == pytest.approx(1, abs=0.01)

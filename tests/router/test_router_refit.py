@@ -5,7 +5,7 @@ import pytest
 from router_world import DIMENSION, FakeRegistry, vectors
 from test_router import NAMES, Hub, scores
 
-from adapterhub.router import Router, _fit
+from adapterhub.router import Epoch, Router, Sums, _fit
 
 
 @pytest.fixture
@@ -93,12 +93,59 @@ def test_without_a_background_a_hub_of_any_size_works(hub, examples, tasks):
         assert np.mean(right) > 0.8
 
 
-def test_without_a_background_many_examples_give_statistics_of_its_own(hub):
+def test_without_a_background_many_examples_give_statistics_of_its_own(hub, monkeypatch):
+    """Of how texts of one task differ; of how tasks do, where there are many tasks."""
     grown(hub)
+    monkeypatch.setattr(_fit, "MANY_TASKS", 20)
+    assert np.ptp(Router(hub.registry, hub.encoder)._listener.era.epoch.psi) > 1
+    monkeypatch.undo()
     router = Router(hub.registry, hub.encoder)
-    assert len(set(router._listener.era.epoch.psi)) > 10
+    assert np.ptp(router._listener.era.epoch.psi) < 1e-9
+    lengths = np.linalg.norm(router._listener.era.epoch.transform, axis=0)
+    assert lengths.max() > 1.5 * lengths.min()
     assert len(router._listener.era.epoch.mu) == DIMENSION
     assert np.isfinite(router.threshold)
     assert router.decide(["far"])[0].kind == "none"
     best = [decision.candidates[0].task for decision in router.decide(hub.texts)]
     assert best == [text.split()[0] for text in hub.texts]
+
+
+def known_of(hub, tasks, means, count=20):
+    """Tasks around these means, and what sums them."""
+    return [(hub.world.texts(means(), count), None) for _ in range(tasks)]
+
+
+def losses(hub, known):
+    """Of both ways beside the background."""
+    ways = _fit.ways_beside(hub.background.sums)
+
+    def summed(kept):
+        return Sums.of(kept, DIMENSION)
+
+    return [_fit.chosen(known, [way], summed)[1].loss for way in ways], ways, summed
+
+
+@pytest.mark.parametrize(("world", "scale", "best"), [((1, 0.7), 1.0, 0), ((0, 0.5), 0.3, 1)])
+def test_a_refit_beside_a_background_keeps_the_covariances_that_held_out_examples_like(world, scale, best):
+    """In a hub of a narrow domain tasks lie closer together than the background's, and it says so."""
+    hub = Hub((), *world)
+    centre = hub.world.mean()
+    known = known_of(hub, 40, lambda: centre + scale * (hub.world.mean() - centre))
+    loss, ways, summed = losses(hub, known)
+    way, calibration = _fit.chosen(known, ways, summed)
+    assert calibration.loss == loss[best] < loss[1 - best]
+    assert way is ways[best]
+    assert _fit.chosen(known, ways[::-1], summed)[0] is way
+
+
+def test_where_too_little_can_be_held_out_the_tasks_means_say_nothing(hub):
+    known = known_of(hub, 3, hub.world.mean, 10)
+    _, ways, summed = losses(hub, known * 2)
+    way, calibration = _fit.chosen(known, ways, summed)
+    assert calibration is None
+    foreign, own = hub.background.sums, summed([examples for examples, _ in known])
+    whole = foreign + own.within()
+    assert way(own).fingerprint == Epoch.fit(whole).fingerprint
+    assert (whole.tasks, whole.inverse_counts) == (foreign.tasks, foreign.inverse_counts)
+    assert whole.freedom == foreign.freedom + own.freedom
+    np.testing.assert_array_equal(whole.outers, foreign.outers)

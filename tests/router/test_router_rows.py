@@ -228,7 +228,7 @@ def test_rows_in_memory_move_to_the_disk_when_they_are_many(world, few, tmp_path
     same(rows.score(queries), before)
 
 
-@pytest.mark.parametrize("name", ["planes", "keys", "offsets", "manifest.json"])
+@pytest.mark.parametrize("name", ["codes", "keys", "offsets", "manifest.json"])
 def test_a_damaged_index_is_built_again_and_that_is_said(world, few, tmp_path, name, caplog):
     catalog, epoch = MemoryCatalog(), epoch_of(world)
     fill(catalog, world, 80)

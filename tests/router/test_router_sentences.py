@@ -83,7 +83,8 @@ def test_far_texts_are_none(router):
     decisions = router.decide(FOREIGN)
     assert [decision.kind for decision in decisions] == ["none"] * len(FOREIGN)
     assert all(decision.route.adapters == () for decision in decisions)
-    assert all(decision.none_probability > 0.5 for decision in decisions)
+    fit = router.decide(list(QUERIES))
+    assert min(d.none_probability for d in decisions) > 10 * max(d.none_probability for d in fit)
 
 
 def test_a_clear_text_is_sure(router):
@@ -122,6 +123,8 @@ TRANSLATIONS = {
         [
             f"Translate to {language}: The dog is asleep in the garden.",
             f"English to {language}: We will be late for the train.",
+            f"Translate this into {language}: He has a new job.",
+            f"How do you say 'Where is the station?' in {language}?",
             *SAID,
         ],
     )
@@ -147,7 +150,7 @@ def test_what_a_text_does_not_say_cannot_be_told_apart_and_is_said_so(encoder):
 
 
 def test_a_mixed_text_asks_for_two_tasks(router):
-    text = "Hello there, I hope that you are well. Translate to German: We have two cats. And what is 31 plus 22?"
+    text = "The mitochondrion makes energy. Translate to German: We have two cats. And what is 31 plus 22?"
     found = router.decide_parts(text)
     assert set(found.route.adapters) == {"language/translation-en-de", "reasoning/math"}
     assert [part.decision.kind == "none" for part in found.parts] == [True, False, False]

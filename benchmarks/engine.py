@@ -6,7 +6,9 @@ A decoding step runs on a KV cache of 32 tokens under a plan that is already mad
 in the time. The arena holds all adapters of its setting throughout: with --full these are 64, so that 16 rows choose
 among 64 residents, and 64 rows with 64 adapters run beside a base of 64 rows. Before a case is timed, its greedy tokens
 must be PEFT's under every plan (a mixture's: those of PEFT's exact `cat` combination); in bfloat16 the logits must be
-PEFT's within a tolerance.
+PEFT's within a tolerance. The plan `kernel` is the engine's own C code; without a compiler it is n/a, and the other
+plans serve. The results' `versions` say which it was. The planner is compared with every single plan, except the one
+that it took for all modules, if it did: that one is itself.
 
 `floor` is what no plan can save: every distinct adapter's bytes read once at the measured memory bandwidth, and the
 multiplications at the rate that the base's own shapes reach, as fractions of the base's time.
@@ -33,7 +35,7 @@ import torch
 from adapterhub.engine import Engine
 from adapterhub.route import Route
 from benchmarks._cases import Group, Work, groups
-from benchmarks._measure import BASE, CLOCKS, Case, Spread, bandwidth, interleaved, matmul_rate, ratios
+from benchmarks._measure import BASE, CLOCKS, THREADS, Case, Spread, bandwidth, interleaved, matmul_rate, ratios
 from benchmarks._models import MODEL_ID, linear_widths, twin
 from benchmarks._peers import GATE_TOKENS, Asked, ask
 from benchmarks._rivals import PLANS, Inputs, Kind, Peft, Planned
@@ -41,6 +43,8 @@ from benchmarks.report import Target, arguments, save
 
 QUESTION = "What does a batch of mixed adapters cost, beside the bare base and its peers?"
 ENGINE, MIXED, LOOP, MERGED = "engine", "PEFT mixed", "PEFT set_adapter", "PEFT mixed, merged before"
+REPEATS = {"decode": 15, "prefill": 9, "generate": 9}  # a step is short, so its times spread most
+PEER_REPEATS = 5
 TOLERANCE = 0.03  # of the largest logit, between bfloat16 results that were rounded in another order
 
 Row = dict[str, object]
@@ -48,7 +52,6 @@ Row = dict[str, object]
 
 def main() -> None:
     args = arguments(QUESTION)
-    repeats = 5
     rows: list[Row] = []
     targets: list[Target] = []
     planner: list[tuple[float, str]] = []
@@ -59,11 +62,11 @@ def main() -> None:
         torch.set_num_threads(1)
         measured["bytes a second"] = bandwidth()
         with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
-            found = _Group(group, Path(temporary), repeats, measured, args.peer_env)
+            found = _Group(group, Path(temporary), measured, args.peer_env)
             for work in group.works:
                 found.measure(work)
             found.engine.close()
-            versions |= found.ask()
+            versions |= {"kernel": found.engine.kernel} | found.ask()
         rows += [row for clocks in found.rows.values() for row in clocks.values()]
         targets += found.targets
         planner += found.planner
@@ -78,15 +81,12 @@ class _Group:
     Args:
         group: Its cases.
         folder: For its adapters.
-        repeats: Samples of each figure.
         measured: Where the machine's limits are noted.
         peers: The Python of each peer's environment.
     """
 
-    def __init__(
-        self, group: Group, folder: Path, repeats: int, measured: dict[str, float], peers: dict[str, str]
-    ) -> None:
-        self.group, self.folder, self.repeats, self.measured, self.peers = group, folder, repeats, measured, peers
+    def __init__(self, group: Group, folder: Path, measured: dict[str, float], peers: dict[str, str]) -> None:
+        self.group, self.folder, self.measured, self.peers = group, folder, measured, peers
         self.base = group.setting.base()
         self.folders = group.setting.adapters(folder / "adapters", group.adapters, self.base)
         ranks = sum(group.setting.rank(number) for number in range(group.adapters))
@@ -106,7 +106,7 @@ class _Group:
         routes = work.routes(list(self.folders))
         inputs = Inputs(self.base, work, self.group.new_tokens)
         uses = 1 if work.kind == "prefill" else self.group.new_tokens
-        plans = _plans(work)
+        plans = self._plans(work)
         planned = {plan: Planned(self.engine, routes, plan, uses) for plan in (None, *plans)}
         peft = self._peft_of(max(16, work.distinct))
         names = peft.names(routes)
@@ -126,7 +126,7 @@ class _Group:
         ranks = self.group.setting.ranks
         for peer, python in self.peers.items() if self._asked else ():
             answer = ask(
-                peer, python, self.base, self.folders, self._asked, self.folder, self.repeats,
+                peer, python, self.base, self.folders, self._asked, self.folder, PEER_REPEATS,
                 self.group.setting.targets, max(ranks),
             )  # fmt: skip
             versions |= answer.versions
@@ -176,10 +176,11 @@ class _Group:
 
     def _note(self, work: Work, cases: dict[str, Case], routes: list[Route]) -> None:
         case = self._name(work)
-        repeats = self.repeats * (3 if work.kind == "decode" else 1)  # a step is short, so its times spread most
-        found = {clock: interleaved(cases, repeats, clock) for clock in CLOCKS}
+        found = {clock: interleaved(cases, REPEATS[work.kind], clock) for clock in CLOCKS}
         for clock, times in found.items():
-            beside = {plan: ratios(times, ENGINE, plan).median for plan in _plans(work)}
+            taken = self._taken(work, routes, clock)
+            rivals = [plan for plan in self._plans(work) if len(taken) > 1 or plan not in taken]
+            beside = {plan: ratios(times, ENGINE, plan).median for plan in rivals}
             if beside:
                 worst = max(beside, key=lambda plan: beside[plan])
                 self.planner.append((beside[worst], f"{case}, {clock}, beside {worst}"))
@@ -199,6 +200,8 @@ class _Group:
         }
         for name in (ENGINE, *PLANS, MIXED, MERGED, LOOP):
             row[name] = ratios(times, name) if name in times else "-"
+        if self.engine.kernel.startswith("none"):
+            row["kernel"] = "n/a"
         for peer in self.peers:
             row |= dict.fromkeys(_columns(peer), "-")
         if work.k > 1:
@@ -207,14 +210,26 @@ class _Group:
         base = statistics.median(times[BASE]) / 1000
         row["floor: bytes"] = "-" if memory is None else memory / base
         row["floor: FLOPs"] = "-" if compute is None else compute / base
-        uses = 1 if work.kind == "prefill" else self.group.new_tokens
-        chosen = Counter(choice.plan for choice in self.engine.explain(routes, tokens=work.tokens, uses=uses).choices)
-        row["plans"] = ", ".join(f"{plan} {count}" for plan, count in chosen.most_common())
+        row["plans"] = ", ".join(f"{plan} {count}" for plan, count in self._taken(work, routes, clock).most_common())
         return row
+
+    def _taken(self, work: Work, routes: list[Route], clock: str) -> Counter[str]:
+        """The planner's choice, in modules by plan."""
+        torch.set_num_threads(THREADS[clock])
+        uses = 1 if work.kind == "prefill" else self.group.new_tokens
+        return Counter(choice.plan for choice in self.engine.explain(routes, tokens=work.tokens, uses=uses).choices)
+
+    def _plans(self, work: Work) -> tuple[Kind, ...]:
+        """The single plans that a case is timed under: a generation is its steps, and blocks hold one token a row."""
+        plans = () if work.kind == "generate" else PLANS
+        absent = set() if work.kind == "decode" else {"blocked"}
+        if self.engine.kernel.startswith("none"):
+            absent.add("kernel")
+        return tuple(plan for plan in plans if plan not in absent)
 
     def _floor(self, work: Work, routes: list[Route], clock: str) -> tuple[float, float]:
         """Seconds to read every distinct adapter once, and to multiply with it."""
-        threads = 1 if clock == "cpu" else 2
+        threads = THREADS[clock]
         widths = list(linear_widths(self.base, self.group.setting.targets).values())
         ranks = {name: self.group.setting.rank(number) for number, name in enumerate(self.folders)}
         width = sum(d_in + d_out for d_out, d_in in widths)
@@ -225,13 +240,6 @@ class _Group:
         size = sum(ranks[name] for name in used) * width * self.group.setting.dtype.itemsize
         work_done = 2 * work.tokens * width * sum(ranks[name] for route in routes for name in route.adapters)
         return size / self.measured["bytes a second"], work_done / rate
-
-
-def _plans(work: Work) -> tuple[Kind, ...]:
-    """The single plans that a case is timed under: a generation is its steps, and blocks hold one token a row."""
-    if work.kind == "generate":
-        return ()
-    return PLANS if work.kind == "decode" else tuple(plan for plan in PLANS if plan != "blocked")
 
 
 def _columns(peer: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from adapterhub.adapter import HeadTensors
 from adapterhub.engine._delta import Folded
+from adapterhub.engine._library import Native
 from adapterhub.engine._plan import Part, Plan
 from adapterhub.engine._planner import Kind
 from adapterhub.engine._ranges import Ranges
@@ -30,6 +31,7 @@ class Arena:
         capacity: Number of ranks. An adapter takes as many as its largest rank, and at least one.
         dtype: The dtype to hold ranks in, where a module's own weight is quantised.
         kind: The plan to take everywhere, or None to take the cheapest for each shape.
+        native: The compiled kernel, where it may be used.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class Arena:
         capacity: int,
         dtype: torch.dtype = torch.float32,
         kind: Kind | None = None,
+        native: Native | None = None,
     ) -> None:
         self._module = module
         self._dtype = dtype
         self._kind = kind
+        self._native = native
         self._ranges = Ranges(capacity)
         self._inside: dict[str, HeadTensors | None] = {}  # least recently used first
         self._sites: dict[str, Site] = {}
@@ -132,7 +136,7 @@ class Arena:
         with self._lock:
             used = {name for route in routes for name in route.adapters}
             names = sorted(used, key=lambda name: self._ranges[name].start)
-            return Plan(routes, names, kind or self._kind, uses)
+            return Plan(routes, names, kind or self._kind, uses, self._native)
 
     @contextmanager
     def running(self, plan: Plan) -> Iterator[None]:

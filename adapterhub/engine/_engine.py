@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,7 @@ from weakref import WeakSet
 import torch
 from transformers import PreTrainedModel
 
-from adapterhub.adapter import BaseSignature, HeadTensors, describe_base, read_adapter
+from adapterhub.adapter import BaseSignature, describe_base, read_adapter
 from adapterhub.engine._arena import Arena
 from adapterhub.engine._backbone import Backbone
 from adapterhub.engine._batch import Batch, check_batch, check_new_tokens
@@ -22,17 +22,19 @@ from adapterhub.engine._compiled import Compiled
 from adapterhub.engine._delta import Folded, fold
 from adapterhub.engine._explain import Explanation, explain
 from adapterhub.engine._heads import answers, check_headless, first_heads
+from adapterhub.engine._library import Native
 from adapterhub.engine._merge import merged
 from adapterhub.engine._packed import PackedCache
 from adapterhub.engine._planner import Kind, check_kind
-from adapterhub.engine._tiers import Tiers, TierStats
+from adapterhub.engine._shelf import Shelf
+from adapterhub.engine._tiers import Tiers
 from adapterhub.errors import InputError
 from adapterhub.route import Route
 
 __all__ = ["Engine"]
 
 
-class Engine:
+class Engine(Shelf):
     """Runs batches on one base model, each row through the adapters of its own route, in one backbone pass.
 
     Every adapted module computes `y = W x; h = act(z Aᵀ + b) · G[row]; y += h B` over the ranks that the batch uses,
@@ -54,7 +56,10 @@ class Engine:
         arena_bytes: Bytes of adapters that are held beside the base at once; None leaves it to the ranks.
         host_bytes: Bytes of adapters that are kept in host memory behind the arena.
         cache: A folder for packed copies of adapters, which load faster than PEFT folders; None for none.
-        plan: `dense`, `packed`, `blocked` or `segment` to compute every batch so; None takes the cheapest for each.
+        plan: `dense`, `packed`, `blocked`, `segment` or `kernel` to compute every batch so; None takes the cheapest
+            for each.
+        kernel: Whether C code, compiled once on this machine, may compute batches on a CPU. Without a C compiler, or
+            with ADAPTERHUB_KERNEL=0 in the environment, batches are computed by torch alone.
 
     Raises:
         InputError: If the model carries PEFT layers or an argument is out of its range.
@@ -71,24 +76,20 @@ class Engine:
         host_bytes: int = 1 << 30,
         cache: Path | None = None,
         plan: Kind | None = None,
+        kernel: bool = True,
     ) -> None:
         if arena_ranks < 1:
             raise InputError(f"arena_ranks should be at least 1. Found {arena_ranks}. Leave it out for 1,024.")
-        check_kind(plan)
+        self._native = Native(wanted=kernel)
+        check_kind(plan, self._native)
         own = describe_base(model, model_id)
         self.base = own if base is None else base
         self._backbone = Backbone(model)
-        self._arena = Arena(self._backbone.module, arena_ranks, model.dtype, plan)
-        packed = (
-            None
-            if cache is None
-            else PackedCache(
-                Path(cache), f"{self.base.model_id} {self.base.fingerprint} {own.fingerprint}", model.dtype
-            )
-        )
-        self._tiers = Tiers(
-            self._arena, self._read, host_bytes=host_bytes, arena_bytes=arena_bytes, packed=packed, workers=2
-        )
+        arena = Arena(self._backbone.module, arena_ranks, model.dtype, plan, self._native)
+        base_id = f"{self.base.model_id} {self.base.fingerprint} {own.fingerprint}"
+        packed = None if cache is None else PackedCache(Path(cache), base_id, model.dtype)
+        tiers = Tiers(arena, self._read, host_bytes=host_bytes, arena_bytes=arena_bytes, packed=packed, workers=2)
+        super().__init__(tiers, arena)
         self._batchers: WeakSet[Batcher] = WeakSet()
         self._lock = threading.Lock()
         self._closed = False
@@ -119,77 +120,9 @@ class Engine:
         return self._backbone.model
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all adapters that were added, sorted."""
-        return self._tiers.names
-
-    @property
-    def loaded(self) -> tuple[str, ...]:
-        """Names of the adapters in the arena, least recently used first."""
-        return self._tiers.loaded
-
-    @property
-    def stats(self) -> TierStats:
-        """Hits, loads and evictions so far, and bytes held, by tier."""
-        return self._tiers.stats
-
-    def add(self, name: str, folder: Path, *, sha256: str | None = None, pinned: bool = False) -> None:
-        """Say where an adapter lies. It is read and checked when it is first used.
-
-        A name is bound to its bytes at the first load: a folder that changes later is refused until it is added again.
-
-        Args:
-            name: The name that routes use; one that exists is replaced.
-            folder: The adapter's folder.
-            sha256: Its content hash, or None to take what is found at the first load.
-            pinned: Whether it never leaves the arena once it is there.
-
-        Raises:
-            InputError: If there is no such folder.
-        """
-        self._tiers.add(name, folder, sha256, pinned=pinned)
-
-    def remove(self, name: str) -> None:
-        """Forget an adapter that was added: its name at once, its ranks when the last batch that uses it ends."""
-        self._tiers.remove(name)
-
-    def load(self, name: str) -> HeadTensors | None:
-        """Put an adapter into the arena if it is not there.
-
-        Args:
-            name: A name that was added.
-
-        Returns:
-            Its head, or None where the base's LM head answers.
-
-        Raises:
-            InputError: If the name was not added.
-            IncompatibleAdapterError: If the adapter does not fit the base.
-            IntegrityError: If its bytes are damaged, or not those of the first load.
-            CapacityError: If it has more ranks than the arena.
-        """
-        with self._tiers.acquire([name]):
-            return self._arena.head(name)
-
-    def prefetch(self, names: Iterable[str]) -> None:
-        """Start to load adapters that were added into host memory; their errors are raised when they are used."""
-        self._tiers.prefetch(names)
-
-    def evict(self, name: str) -> bool:
-        """Take an adapter that was added out of the arena; it comes back when it is next used.
-
-        Returns:
-            Whether it is outside now: not where a batch is using it, or it is pinned.
-        """
-        return self._tiers.evict(name)
-
-    def pin(self, name: str) -> None:
-        """Keep an adapter that was added in the arena, from its next use on."""
-        self._tiers.pin(name)
-
-    def unpin(self, name: str) -> None:
-        """Let an adapter leave the arena again where room is needed."""
-        self._tiers.unpin(name)
+    def kernel(self) -> str:
+        """Whether the kernel is compiled, or why there is none; the first call compiles it."""
+        return self._native.state
 
     def forward(
         self,
@@ -319,19 +252,15 @@ class Engine:
         Args:
             routes: One for each row that the base will see; adapters that are missing are loaded.
             uses: Passes that are expected, over which the cost of gathering is spread.
-            plan: `dense`, `packed`, `blocked` or `segment`; None takes the engine's own choice.
+            plan: `dense`, `packed`, `blocked`, `segment` or `kernel`; None takes the engine's own choice.
 
         Raises:
             InputError: If a route names an unknown adapter.
             CapacityError: If the adapters have more ranks than the arena.
         """
-        check_kind(plan)
+        check_kind(plan, self._native)
         names = dict.fromkeys(name for route in routes for name in route.adapters)
-        with (
-            self._tiers.acquire(names),
-            torch.no_grad(),
-            self._arena.running(self._arena.plan(routes, plan, uses)),
-        ):
+        with self._tiers.acquire(names), torch.no_grad(), self._arena.running(self._arena.plan(routes, plan, uses)):
             yield
 
     def explain(self, routes: Sequence[Route], *, tokens: int = 1, uses: int = 1) -> Explanation:

@@ -41,12 +41,14 @@ class Explanation:
         tokens: Tokens a row in one pass.
         adapters: Distinct adapters in it.
         choices: One for each bank of each adapted module. Elementwise parts (IA³, layer-norm tuning) are not planned.
+        kernel: Whether the compiled kernel is there, or why not.
     """
 
     rows: int
     tokens: int
     adapters: int
     choices: tuple[Choice, ...]
+    kernel: str
 
     def __str__(self) -> str:
         groups: dict[tuple[Kind, str, int, int], list[Costs]] = {}
@@ -61,7 +63,7 @@ class Explanation:
         for (plan, reads, ranks, row_ranks), found in groups.items():
             sums = " ".join(f"{sum(getattr(costs, kind) for costs in found):9.0f}" for kind in KINDS)
             lines.append(f"{plan:8} {reads:7} {len(found):7} {ranks:6} {row_ranks:6} {sums}")
-        return "\n".join(lines)
+        return "\n".join([*lines, f"kernel: {self.kernel}"])
 
 
 def explain(arena: Arena, plan: Plan, tokens: int) -> Explanation:
@@ -76,12 +78,13 @@ def explain(arena: Arena, plan: Plan, tokens: int) -> Explanation:
         Choice(
             module,
             term.reads,
-            choose(term.rows, tokens, plan.uses, plan.kind),
+            choose(term.rows, tokens, plan.uses, plan.kind, plan.native),
             term.rows.layout.ranks,
             term.rows.layout.row_ranks,
-            costs(term.rows, tokens, plan.uses),
+            costs(term.rows, tokens, plan.uses, plan.native),
         )
         for module, part in arena.complete(plan).items()
         for term in part.terms
     )
-    return Explanation(len(plan.routes), tokens, len(plan.names), choices)
+    kernel = "none" if plan.native is None else plan.native.state
+    return Explanation(len(plan.routes), tokens, len(plan.names), choices, kernel)

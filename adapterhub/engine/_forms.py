@@ -56,8 +56,12 @@ class Form(Protocol):
     def add(self, total: torch.Tensor, hidden: list[torch.Tensor]) -> None:
         """Add what the activations give to `total`, (rows, n, d_out), in place."""
 
+    def apply(self, total: torch.Tensor, z: torch.Tensor) -> None:
+        """Both steps at once, where nothing else reads or writes between them."""
+        self.add(total, self.hidden(z))
 
-class Dense:
+
+class Dense(Form):
     """All rows through all ranks in use, then gated: few ranks in all, whatever the number of adapters a row.
 
     Args:
@@ -84,7 +88,7 @@ class Dense:
         total.view(-1, total.shape[-1]).addmm_(hidden[0].flatten(0, 1), self._up, alpha=alpha)
 
 
-class Packed:
+class Packed(Form):
     """Each row through its own ranks, gathered side by side: many adapters in all, few a row.
 
     One token a row is computed as `down · zᵀ`, which reads the factors at memory speed. There, on a CPU, half precision
@@ -121,7 +125,7 @@ class Packed:
             total.add_(torch.bmm(hidden[0], self._up))
 
 
-class Blocked:
+class Blocked(Form):
     """Each adapter once, with the rows that use it: several adapters a row, one token a row.
 
     A decoding step is bound by what it reads, so adapters are cut into blocks of equal rank, without padding for mixed
@@ -161,7 +165,7 @@ class Blocked:
             )
 
 
-class Segmented:
+class Segmented(Form):
     """Neighbouring rows of one adapter together, on views of the bank: many tokens, few adapters; nothing is copied.
 
     Args:

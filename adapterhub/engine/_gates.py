@@ -9,6 +9,7 @@ from functools import cached_property
 
 import torch
 
+from adapterhub.engine._jobs import Jobs
 from adapterhub.route import Route
 
 __all__ = ["Blocks", "Gates", "Layout", "Slice"]
@@ -107,9 +108,17 @@ class Layout:
         self._dtype = torch.promote_types(dtype, torch.float32)
         self._weights = weights[:, [part.column for part in slices]]  # (rows, slices)
         used = (self._weights != 0) * torch.tensor([part.rank for part in slices])
+        self._jobs: dict[int, Jobs] = {}
         self._seen: tuple[torch.Tensor, int, str, torch.Tensor] | None = None
         self.ranks = sum(part.rank for part in slices)
         self.row_ranks = int(used.sum(dim=1).max())
+        self.all_ranks = int(used.sum())  # of all rows together
+
+    def jobs(self, tokens: int) -> Jobs:
+        """What the kernel reads for so many tokens a row."""
+        if tokens not in self._jobs:
+            self._jobs[tokens] = Jobs(self._weights, [(part.start, part.rank) for part in self.slices], tokens)
+        return self._jobs[tokens]
 
     @cached_property
     def runs(self) -> list[tuple[int, int]]:

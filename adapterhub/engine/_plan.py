@@ -10,6 +10,7 @@ import torch
 
 from adapterhub.engine._forms import Form, Rows
 from adapterhub.engine._gates import Gates
+from adapterhub.engine._library import Native
 from adapterhub.engine._planner import Kind, choose, make
 from adapterhub.errors import InputError
 from adapterhub.route import Route
@@ -41,16 +42,27 @@ class Plan:
         names: The adapters in them, by ascending start of their ranks.
         kind: The plan to take everywhere, or None to take the cheapest for each shape.
         uses: Passes that are expected, over which the cost of gathering is spread.
+        native: The compiled kernel, where it may be used.
     """
 
     routes: Sequence[Route]
     names: Sequence[str]
     kind: Kind | None = None
     uses: int = 1
+    native: Native | None = None
     parts: dict[str, Part | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.gates = Gates(self.routes, self.names)
+        self._kinds: dict[object, Kind] = {}
+
+    def form(self, rows: Rows, tokens: int, native: Native | None) -> Form:
+        """The cheapest form for rows of a bank; modules that are alike share the choice."""
+        widths = (rows.down.shape[1], rows.up.shape[1])
+        alike = (rows.layout, widths, rows.tokens, rows.activation, rows.bias is None, tokens, native)
+        if alike not in self._kinds:
+            self._kinds[alike] = choose(rows, tokens, self.uses, self.kind, native)
+        return make(self._kinds[alike], rows, tokens, native)
 
 
 class Part:
@@ -89,7 +101,8 @@ class Part:
         # The common case, one LoRA bank, takes a short way: at one token a row every call counts.
         others = (gain_in, gain_out, gain_norm, shift)
         self._simple = len(terms) == 1 and terms[0].reads == "input" and all(value is None for value in others)
-        self._forms: dict[int, list[tuple[Term, Form]]] = {}
+        self._forms: dict[tuple[int, bool], list[tuple[Term, Form]]] = {}
+        self._usual: tuple[torch.Size, Form] | None = None  # the last shape that took it
 
     def __call__(
         self, x: torch.Tensor, forward: Callable[..., torch.Tensor], *args: Any, **kwargs: Any
@@ -111,19 +124,24 @@ class Part:
         if self.gain_in is not None:
             return self._added(x, *self._rescaled(x, forward, *args, **kwargs))
         y = forward(x, *args, **kwargs)
-        if not self._simple or y.ndim != 3 or len(y) != self._rows or torch.is_grad_enabled():
+        if not self._simple or torch.is_grad_enabled():
             return self._added(x, y, y)
-        ((_, form),) = self._forms.get(y.shape[1]) or self.forms(y.shape[1])
-        form.add(y, form.hidden(x))
+        shape, usual = y.shape, self._usual
+        if usual is None or usual[0] != shape:
+            if len(shape) != 3 or shape[0] != self._rows:
+                return self._added(x, y, y)
+            self._usual = usual = (shape, self.forms(shape[1])[0][1])
+        usual[1].apply(y, x)
         return y
 
     def forms(self, tokens: int) -> list[tuple[Term, Form]]:
         """Each term with its form for a pass of so many tokens a row."""
-        if tokens not in self._forms:
+        traced = torch.is_grad_enabled()  # autograd does not see into the kernel
+        if (tokens, traced) not in self._forms:
             plan = self._plan
-            kinds = [choose(term.rows, tokens, plan.uses, plan.kind) for term in self.terms]
-            self._forms[tokens] = [(t, make(kind, t.rows, tokens)) for kind, t in zip(kinds, self.terms, strict=True)]
-        return self._forms[tokens]
+            native = None if traced else plan.native
+            self._forms[tokens, traced] = [(term, plan.form(term.rows, tokens, native)) for term in self.terms]
+        return self._forms[tokens, traced]
 
     def _added(self, x: torch.Tensor, own: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         rows, shape = self._rows, y.shape

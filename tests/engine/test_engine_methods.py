@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from adapterhub.adapter import describe_base, read_adapter
 from adapterhub.engine import Engine
+from adapterhub.engine._library import Native
 from adapterhub.route import Route
 
-PLANS = (None, "dense", "packed", "blocked", "segment")
+PLANS = (None, "dense", "packed", "blocked", "segment", "kernel")
 
 
 def bounded(examples: int) -> settings:
@@ -60,8 +61,12 @@ def adapters(kind, folders):
 
 @pytest.fixture(scope="module")
 def engines(kind, folders):
-    """An engine for every plan, each on a base of its own."""
-    return {plan: engine_of(kind, folders, plan=plan) for plan in PLANS}
+    """An engine for every plan that there is here and one without a kernel, each on a base of its own."""
+    plans = [plan for plan in PLANS if plan != "kernel" or Native().library is not None]
+    return {
+        "torch": engine_of(kind, folders, kernel=False),
+        **{plan: engine_of(kind, folders, plan=plan) for plan in plans},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +139,7 @@ def test_a_method_of_any_rank_equals_peft(kind, name):
 @pytest.mark.parametrize("examples", [10, pytest.param(400, marks=pytest.mark.slow)])
 def test_mixtures_equal_the_plain_formula(kind, adapters, engines, examples):
     @bounded(examples)
-    @given(case=cases(sorted(adapters)), plan=st.sampled_from(PLANS))
+    @given(case=cases(sorted(adapters)), plan=st.sampled_from(list(engines)))
     def check(case, plan):
         assert is_the_sum(kind, adapters, case, run(engines[plan], case, kind=kind))
 

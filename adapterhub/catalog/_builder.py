@@ -170,8 +170,9 @@ class _Writer:
         self._slopes.append(slopes)
         self._groups.append(rows.group)
         self._offsets.append(rows.offset)
-        linear = np.zeros((len(keys), stride(rows.linear.shape[1])), dtype="<f2")
-        linear[:, : rows.linear.shape[1]] = rows.linear
+        missing = stride(rows.linear.shape[1]) - rows.linear.shape[1]
+        linear = np.pad(rows.linear, ((0, 0), (0, missing))) if missing else rows.linear
+        linear = linear.astype("<f2", copy=False)
         self._write("keys", keys, "<i8")
         self._write("groups", rows.group, "<i4")
         self._write("offsets", rows.offset, "<f4")
@@ -183,13 +184,15 @@ class _Writer:
         signature, codes, slopes = self._signature, *self._signature.rows(np.empty((0, len(typical.spread))))
         codes, slopes = np.concatenate([codes, *self._codes]), np.concatenate([slopes, *self._slopes])
         groups = np.concatenate([np.empty(0, dtype=np.int32), *self._groups])
-        known, which = np.unique(groups, return_inverse=True)
+        known = np.flatnonzero(np.bincount(groups)).astype(np.int32)
         shares = typical.shares(known)
-        bases = np.concatenate([np.empty(0, dtype=np.float32), *self._offsets]) + shares.astype(np.float32)[which]
+        of_groups = np.zeros(known.max(initial=0) + 1, dtype=np.float32)
+        of_groups[known] = shares
+        bases = np.concatenate([np.empty(0, dtype=np.float32), *self._offsets]) + of_groups.take(groups)
         order = scanning_order(groups, bases, slopes[:, 0])
         self._write("order", order, "<i4")
-        self._write("codes", codes[order], "<u8")
-        self._write("slopes", slopes[order].T, "<f4")
+        self._write("codes", codes.take(order, axis=0), "<u8")
+        self._write("slopes", slopes.take(order, axis=0).T, "<f4")
         numbers = np.concatenate([signature.centre[None], signature.for_rows.T, signature.for_queries.T])
         self._write("signature", numbers, "<f4")
         return dict(zip(known.tolist(), shares.tolist(), strict=True)), {

@@ -9,7 +9,7 @@ QUESTION = "Do the bundled tasks route well, and does every adapter beat the bar
 
 
 def main() -> None:
-    arguments(QUESTION)
+    args = arguments(QUESTION)
     registry = Registry(bundled_registry())
     rows = {
         task.name: read_evaluation_rows(path, task)
@@ -31,6 +31,7 @@ def main() -> None:
         table,
         [Target("routing accuracy", routing, 0.95, "higher"), *margins],
         ("base", "own", "routed"),
+        folder=args.results,
     )
 
 

@@ -55,7 +55,7 @@ def main() -> None:
         rows = [_row(f"engine, {known:,} known", times) for known, times in ours.items()]
         rows += _peft(twin(base), folders, (10, 30, 100, 200) if args.full else (10, 30))
     bars = tuple(f"{action}, ms CPU" for action in ACTIONS[:2])
-    save("loading", f"{QUESTION} ({size:.1f} MB each)", rows, _targets(ours), bars)
+    save("loading", f"{QUESTION} ({size:.1f} MB each)", rows, _targets(ours), bars, folder=args.results)
 
 
 def _engines(base: Any, folders: Sequence[Path], known: int, cache: Path) -> tuple[Engine, Engine]:

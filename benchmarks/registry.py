@@ -39,7 +39,7 @@ from adapterhub.task import Task
 from benchmarks._registry_plot import plot
 from benchmarks._registry_serving import Serving, TableEncoder
 from benchmarks._registry_world import ADAPTER, BLOCK, Pool, World, write
-from benchmarks.report import RESULTS, Target, arguments, save
+from benchmarks.report import Target, arguments, save
 
 QUESTION = "What do a thousand to a million registered tasks cost, and what is found among them?"
 QUERIES, BATCH, TIMED, ADDED = 256, 64, 40, 60
@@ -63,8 +63,9 @@ def main() -> None:
     for size in sizes:
         with tempfile.TemporaryDirectory(prefix="registry-benchmark-") as folder:
             rows.append(_Case(world, size, Path(folder)).measured() | {"encoder, one text, ms": encoder})
-    save("registry", QUESTION, rows, _targets(rows), ("route, one text, ms", "route in a batch of 64, ms"))
-    plot(RESULTS / "registry-growth.png", QUESTION, rows)
+    bars = ("route, one text, ms", "route in a batch of 64, ms")
+    save("registry", QUESTION, rows, _targets(rows), bars, folder=args.results)
+    plot(args.results / "registry-growth.png", QUESTION, rows)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ def arguments(question: str) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="everything, not only what fits into a minute")
     parser.add_argument("--data", type=Path, help="folder of task data")
     parser.add_argument("--cache", type=Path, help="folder that keeps encodings between runs; by default none does")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to; by default the committed one")
     parser.add_argument(
         "--peer-env", action="append", default=[], metavar="NAME=PYTHON",
         help="also measure a peer that has an environment of its own: adapters or vllm; may be repeated",
@@ -57,12 +58,16 @@ def save(
     targets: list[Target],
     bars: Sequence[str],
     *,
+    folder: Path,
     versions: Mapping[str, str] | None = None,
     measured: Mapping[str, float] | None = None,
+    tables: Mapping[str, list[dict[str, object]]] | None = None,
+    notes: Sequence[str] = (),
 ) -> None:
-    """Write `results/NAME.json` and the table and the plot made from it, and print the table.
+    """Write `NAME.json` and the table and the plot made from it, and print the table.
 
-    The plot has a group of bars for each row, labelled by its first column, one bar for each of the columns `bars`.
+    The plot has a group of bars for each row, labelled by its first column, one bar for each of the columns `bars`;
+    without columns there is none.
 
     Args:
         name: Of the files.
@@ -70,10 +75,13 @@ def save(
         rows: Of the table, all with the same columns: texts, numbers, and `Spread` of repeated figures.
         targets: What was promised.
         bars: Columns that are drawn; what is not a number is left out.
+        folder: Where to write.
         versions: Versions of peers from other environments.
         measured: The machine's limits, measured in the same run.
+        tables: Further tables by title.
+        notes: What stands below the first table.
     """
-    RESULTS.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     found = {
         "question": question,
         "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "python": platform.python_version()},
@@ -81,13 +89,16 @@ def save(
         "versions": {package: version(package) for package in PACKAGES} | dict(versions or {}),
         "commit": _commit(),
         "load": {"before": _rounded(STARTED), "after": _rounded(os.getloadavg())},
-        "rows": [{column: _plain(value) for column, value in row.items()} for row in rows],
+        "rows": _plain_rows(rows),
+        **({"tables": {title: _plain_rows(found) for title, found in tables.items()}} if tables else {}),
+        **({"notes": list(notes)} if notes else {}),
         "targets": [asdict(target) | {"holds": target.holds} for target in targets],
     }
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    table = markdown(question, rows, targets)
-    (RESULTS / f"{name}.md").write_text(table, encoding="utf-8")
-    plot(RESULTS / f"{name}.png", question, rows, bars)
+    (folder / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    table = markdown(question, rows, targets, tables or {}, notes)
+    (folder / f"{name}.md").write_text(table, encoding="utf-8")
+    if bars:
+        plot(folder / f"{name}.png", question, rows, bars)
     print(table)
 
 
@@ -122,16 +133,29 @@ def plot(path: Path, question: str, rows: list[dict[str, object]], bars: Sequenc
     pyplot.close(figure)
 
 
-def markdown(question: str, rows: list[dict[str, object]], targets: list[Target]) -> str:
-    """The rows as a table, then the targets."""
-    heads = list(rows[0])
-    lines = [f"# {question}", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    lines += ["| " + " | ".join(_cell(row[head]) for head in heads) + " |" for row in rows]
+def markdown(
+    question: str,
+    rows: list[dict[str, object]],
+    targets: list[Target],
+    tables: Mapping[str, list[dict[str, object]]] | None = None,
+    notes: Sequence[str] = (),
+) -> str:
+    """The rows as a table with its notes, then the targets, then further tables by title."""
+    lines = [f"# {question}", "", *_table(rows)]
+    lines += ["", *(f"- {note}" for note in notes)] if notes else []
     lines += ["", "| target | value | bound | holds |", "|---|---|---|---|"] if targets else []
     for t in targets:
         bound = f"{'≤' if t.better == 'lower' else '≥'} {t.target:g}"
         lines.append(f"| {t.name} | {t.value:.3f} | {bound} | {'yes' if t.holds else '**no**'} |")
+    for title, found in (tables or {}).items():
+        lines += ["", f"## {title}", "", *_table(found)]
     return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[dict[str, object]]) -> list[str]:
+    heads = list(rows[0])
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    return lines + ["| " + " | ".join(_cell(row[head]) for head in heads) + " |" for row in rows]
 
 
 def _cell(value: object) -> str:
@@ -143,6 +167,10 @@ def _cell(value: object) -> str:
 def _figure(value: float) -> str:
     """Two decimals, and none where they say nothing."""
     return f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def _plain_rows(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    return [{column: _plain(value) for column, value in row.items()} for row in rows]
 
 
 def _plain(value: object) -> object:

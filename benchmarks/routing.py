@@ -50,7 +50,7 @@ from benchmarks._routing_trials import (
     refused,
     trial,
 )  # fmt: skip
-from benchmarks.report import RESULTS, Target, arguments, save
+from benchmarks.report import Target, arguments, save
 
 QUESTION = "Does the router find the right task, does it know when there is none, and may it grow?"
 COUNTS = (20, 5, 1, 0)
@@ -89,8 +89,8 @@ def main() -> None:
     growth = grow(corpus, folds[0], 20)
     rows += _grown(growth)
     targets += _grown_targets(growth)
-    save("routing", QUESTION, rows, targets, ("top-1",))
-    plot(RESULTS / "routing.png", rows, COUNTS)
+    save("routing", QUESTION, rows, targets, ("top-1",), folder=args.results)
+    plot(args.results / "routing.png", rows, COUNTS)
 
 
 class _Block:

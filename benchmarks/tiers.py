@@ -55,7 +55,7 @@ def main() -> None:
                 engine.add(name, folder)
             rows, targets = _zipf(engine, names, requests, host + ARENA * size)
             found = _cliff(engine, names, requests // 2)
-    save("tiers", QUESTION, rows + found[0], targets + found[1], ("p50, ms", "p99, ms"))
+    save("tiers", QUESTION, rows + found[0], targets + found[1], ("p50, ms", "p99, ms"), folder=args.results)
 
 
 def _zipf(engine: Engine, names: Sequence[str], requests: int, budget: int) -> tuple[list[Row], list[Target]]:

@@ -1,4 +1,4 @@
-"""The kernel's source through the machine's own C compiler, once for each source, compiler and processor."""
+"""A kernel's sources through the machine's own C compiler, once for each source, compiler and processor."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ class NoKernelError(Exception):
     """Why there is no kernel here."""
 
 
-def opened(source: Path) -> ctypes.CDLL:
-    """The library of a source file: from the cache, or compiled into it.
+def opened(*sources: Path) -> ctypes.CDLL:
+    """The library of source files, which are compiled as one: from the cache, or compiled into it.
 
     What is in the cache is named by a hash of source, flags, compiler and the processor's abilities, and by its own, so
     that neither another machine's library nor a damaged one is loaded. Without a cache to write to, the library is
     compiled for this process alone.
 
     Args:
-        source: One C file.
+        sources: C files; each knows what those before it define.
 
     Raises:
         NoKernelError: If there is no compiler, or it or the loader fails.
     """
     compiler = _compiler()
     target, macros = _target(compiler)
-    text = source.read_bytes()
+    text = b"".join(b'#line 1 "%s"\n%s\n' % (path.name.encode(), path.read_bytes()) for path in sources)
     command = [*compiler, *_FLAGS, *target]
     key = _hash(b"\0".join([text, macros, platform.machine().encode(), *map(os.fsencode, command)]))
     folder = _folder()
@@ -51,7 +51,7 @@ def opened(source: Path) -> ctypes.CDLL:
         return found
     # From its own private folder, in case the cache cannot be written or run from; it may be deleted once it is open.
     with tempfile.TemporaryDirectory(prefix="adapterhub-") as temporary:
-        library = _compile(command, source, Path(temporary))
+        library = _compile(command, text, Path(temporary))
         if folder is not None:
             found = _kept(folder, key, library.read_bytes())
         return found or _load(library)
@@ -76,8 +76,9 @@ def _target(compiler: Sequence[str]) -> tuple[Sequence[str], bytes]:
     raise NoKernelError(f"{compiler[0]} does not work: {_first_line(found.stderr)}")
 
 
-def _compile(command: Sequence[str], source: Path, folder: Path) -> Path:
-    library = folder / "kernel.so"
+def _compile(command: Sequence[str], text: bytes, folder: Path) -> Path:
+    source, library = folder / "kernel.c", folder / "kernel.so"
+    source.write_bytes(text)
     found = _run([*command, "-o", str(library), str(source)])
     if found.returncode or not library.is_file():
         raise NoKernelError(f"{command[0]} could not compile it: {_first_line(found.stderr)}")

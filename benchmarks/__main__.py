@@ -5,7 +5,6 @@ import runpy
 import sys
 from pathlib import Path
 
-
 SUPPORT = {"report"}
 FOLDER = Path("build/bench")  # the results in the repository are those of the long forms
 

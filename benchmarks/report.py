@@ -37,7 +37,9 @@ def arguments(question: str) -> argparse.Namespace:
     parser.add_argument("--full", action="store_true", help="everything, not only what fits into a minute")
     parser.add_argument("--data", type=Path, help="folder of task data")
     parser.add_argument("--cache", type=Path, help="folder that keeps encodings between runs; by default none does")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder to write to; by default the committed one")
+    parser.add_argument(
+        "--results", type=Path, default=RESULTS, help="folder to write to; by default the committed one"
+    )
     parser.add_argument(
         "--peer-env", action="append", default=[], metavar="NAME=PYTHON",
         help="also measure a peer that has an environment of its own: adapters or vllm; may be repeated",

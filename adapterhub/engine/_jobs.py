@@ -12,7 +12,7 @@ import torch
 __all__ = ["BankOf", "Jobs"]
 
 Whole = npt.NDArray[np.int64]
-_UNIT = 8  # as in kernel.c
+_UNIT = 8  # as in tiles.c
 _BLOCK = 64  # tokens whose outputs are computed together, where a row has several
 
 
@@ -26,7 +26,7 @@ class _Jobs(ctypes.Structure):
 
 
 class _Bank(ctypes.Structure):
-    """`bank_t` of kernel.c."""
+    """`bank_t` of tiles.c."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("down", "up")),

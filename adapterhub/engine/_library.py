@@ -20,7 +20,7 @@ from adapterhub.engine._jobs import BankOf, Jobs
 __all__ = ["SWITCH", "Library", "Native"]
 
 SWITCH = "ADAPTERHUB_KERNEL"
-_SOURCE = Path(__file__).with_name("kernel.c")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("lanes.c", "tiles.c", "kernel.c"))
 _lock = threading.Lock()
 
 Call = Callable[[int, int, int, int, int], int]
@@ -81,7 +81,7 @@ def _loaded() -> Library | str:
     if sys.platform == "win32":
         return "it is not built on Windows"
     try:
-        library = _bound(opened(_SOURCE))
+        library = _bound(opened(*_SOURCES))
     except NoKernelError as reason:
         if "no C compiler" not in str(reason):
             warnings.warn(f"The engine goes on without its compiled kernel: {reason}.", stacklevel=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ import numpy as np
 from adapterhub.errors import InputError, MissingExtraError, did_you_mean
 from adapterhub.task import Head
 
-__all__ = ["LOWER_IS_BETTER", "MAIN_METRIC", "folded", "score"]
+__all__ = ["LOWER_IS_BETTER", "MAIN_METRIC", "folded", "score", "word_f1"]
 
 MAIN_METRIC: Mapping[Head, str] = {
     "generation": "exact_match",
@@ -36,9 +37,10 @@ def score(
     """Measures predictions against references; a metric whose denominator is zero is 0.
 
     - `generation`: texts. `exact_match` folds white space and keeps the case; `exact_match_normalized` also drops case,
-      ASCII punctuation and the articles a, an, the, as SQuAD does (Rajpurkar et al., 2016); both in [0, 1]. `bleu`
-      (Papineni et al., 2002) and `chrf` (Popović, 2015) are sacrebleu's of the whole corpus, in [0, 100]. Orders of
-      n-grams that no prediction is long enough for are left out of `bleu`, so that one-word answers have one.
+      ASCII punctuation and the articles a, an, the, as SQuAD does (Rajpurkar et al., 2016); `f1` is SQuAD's of the
+      words so normalised, the best over the right answers; all in [0, 1]. `bleu` (Papineni et al., 2002) and `chrf`
+      (Popović, 2015) are sacrebleu's of the whole corpus, in [0, 100]. Orders of n-grams that no prediction is long
+      enough for are left out of `bleu`, so that one-word answers have one.
     - `classification`: labels. `accuracy` and `macro_f1`, the mean over the labels that occur.
     - `token-classification`: one BIO tag for each word. `entity_precision`, `entity_recall` and `entity_f1` over whole
       entities as seqeval and conlleval count them, and `accuracy` over the words.
@@ -77,6 +79,7 @@ def _generation(predictions: Sequence[Any], references: Sequence[Any], _: Sequen
     return {
         "exact_match": _matches(predictions, accepted, folded),
         "exact_match_normalized": _matches(predictions, accepted, _normalized),
+        "f1": sum(map(word_f1, predictions, accepted)) / len(accepted),
         "bleu": float(BLEU(effective_order=True).corpus_score(list(predictions), columns).score),
         "chrf": float(CHRF().corpus_score(list(predictions), columns).score),
     }
@@ -165,6 +168,22 @@ def _matches(predictions: Sequence[str], accepted: Sequence[Sequence[str]], fold
 def folded(text: str) -> str:
     """The text with every run of white space as one blank, and none at its ends."""
     return " ".join(text.split())
+
+
+def word_f1(prediction: str, answers: Sequence[str]) -> float:
+    """SQuAD's F1 of the normalised words, the best over the right answers.
+
+    Args:
+        prediction: A text.
+        answers: Right answers.
+    """
+    told = collections.Counter(_normalized(prediction).split())
+    return max(_overlap(told, collections.Counter(_normalized(text).split())) for text in answers)
+
+
+def _overlap(told: collections.Counter[str], right: collections.Counter[str]) -> float:
+    total = told.total() + right.total()
+    return 2 * (told & right).total() / total if total else 1.0
 
 
 def _normalized(text: str) -> str:

@@ -30,10 +30,12 @@ def load():
 
 
 @needs_compiler
-def test_it_compiles_without_warnings_for_any_processor():
+def test_it_compiles_without_warnings_for_any_processor(tmp_path):
+    whole = tmp_path / "whole.c"
+    whole.write_text("".join(path.read_text() for path in _library._SOURCES))
     for flags in ((), ("-mavx2", "-mfma"), ("-mavx512f",)) if platform.machine() == "x86_64" else ((),):
         command = [*compiled._compiler(), "-O1", "-std=gnu11", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", *flags]
-        subprocess.run([*command, str(_library._SOURCE)], check=True)
+        subprocess.run([*command, str(whole)], check=True)
     assert not isinstance(load(), str)
 
 
@@ -51,11 +53,11 @@ def test_a_kernel_that_does_not_compile_is_done_without(monkeypatch):
 @needs_compiler
 @pytest.mark.parametrize("change", [("low += old_low", "low -= old_low"), ("* gate[u]", "")])
 def test_a_kernel_that_is_wrong_is_not_used(monkeypatch, tmp_path, change):
-    text = _library._SOURCE.read_text()
+    text = "".join(path.read_text() for path in _library._SOURCES)
     assert change[0] in text
     wrong = tmp_path / "kernel.c"
     wrong.write_text(text.replace(*change))
-    monkeypatch.setattr(_library, "_SOURCE", wrong)
+    monkeypatch.setattr(_library, "_SOURCES", [wrong])
     with pytest.warns(UserWarning, match="failed its self-check"):
         assert load() == "it failed its self-check"
 
@@ -67,6 +69,6 @@ def test_the_environment_switches_it_off(monkeypatch, value):
     assert Native().state == "none, switched off by ADAPTERHUB_KERNEL"
 
 
-def test_the_source_is_a_part_of_the_package():
-    assert _library._SOURCE.parent == Path(_library.__file__).parent
-    assert _library._SOURCE.is_file()
+def test_the_sources_are_a_part_of_the_package():
+    assert {path.parent for path in _library._SOURCES} == {Path(_library.__file__).parent}
+    assert all(path.is_file() for path in _library._SOURCES)

@@ -116,6 +116,15 @@ def test_rows_give_the_main_metric(head: str, told: list, right: list, metric: s
     assert sum(rows) / sum(weights) == pytest.approx(score(head, told, right)[metric])
 
 
+def test_rows_give_the_f1_of_words_and_no_metric_that_has_no_rows():
+    told, right = ["The red car", "dog", "x"], [["a red bus", "green"], "cat", "X!"]
+    rows, weights = row_scores("generation", told, right, "f1")
+    assert rows == (0.5, 0.0, 1.0)
+    assert sum(rows) / sum(weights) == pytest.approx(score("generation", told, right)["f1"])
+    with pytest.raises(InputError, match=r"Rows of a generation head add up to exact_match or f1. Found 'bleu'"):
+        row_scores("generation", told, right, "bleu")
+
+
 def coverage(kind: str, seeds: int, sa: float, sb: float, se: float, runs: int = 300) -> float:
     """Share of intervals that hold the true gain, which is 0: seeds, rows and both of them vary."""
     random = np.random.default_rng(0)

@@ -44,7 +44,7 @@ def test_normalized_as_squad_does():
 
 def test_identical_texts_have_the_best_scores_even_if_short():
     assert score("generation", ["Baku"], ["Baku"]) == pytest.approx(
-        {"exact_match": 1, "exact_match_normalized": 1, "bleu": 100, "chrf": 100}
+        {"exact_match": 1, "exact_match_normalized": 1, "f1": 1, "bleu": 100, "chrf": 100}
     )
 
 

@@ -146,8 +146,9 @@ class Epoch:
         offset = np.empty(len(block), dtype=np.float32)
         for start in range(0, len(block), _CHUNK):
             part = slice(start, start + _CHUNK)
-            total = block.totals[part].astype(np.float64)
-            total += weight[part, None] * block.descriptions[part]
+            total = block.descriptions[part].astype(np.float64)
+            total *= weight[part, None]
+            total += block.totals[part]
             total /= np.maximum(count[part], DESCRIPTION_WEIGHT)[:, None]
             linear[part], offset[part] = self._rounded(total, group[part])
         return Rows(linear, group, offset)
@@ -191,14 +192,18 @@ class Epoch:
         means -= self.mu
         means[group == 0] = 0
         # Whole tiles only, so that BLAS takes the same way for every row of every block.
-        padded = np.zeros((-(-len(means) // _TILE) * _TILE, means.shape[1]))
-        padded[: len(means)] = means
+        missing = -len(means) % _TILE
+        padded = np.pad(means, ((0, missing), (0, 0))) if missing else means
         variances = self._variances(known)
         gains = known[:, None] / 2 * self.psi
-        scaled = (padded @ self.transform)[: len(means)] * (gains / (gains + 1) / variances)[which]
-        linear = np.clip(scaled, -MOST_FLOAT16, MOST_FLOAT16).astype(np.float16)
+        scaled = (padded @ self.transform)[: len(means)]
+        scaled *= (gains / (gains + 1) / variances)[which]
+        linear = np.clip(scaled, -MOST_FLOAT16, MOST_FLOAT16, out=scaled).astype(np.float16)
         constants = (np.log(variances) - np.log(1 + self.psi)).sum(axis=1)
-        offset = (linear.astype(np.float64) ** 2 * variances[which]).sum(axis=1)
+        squares = linear.astype(np.float64)
+        squares *= squares
+        squares *= variances[which]
+        offset = squares.sum(axis=1)
         offset += constants[which]
         return linear, (-0.5 * offset).astype(np.float32)
 

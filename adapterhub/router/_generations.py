@@ -71,8 +71,11 @@ class Generations:
         """
         return self._name() not in {None, index.manifest.name}
 
-    def build(self) -> BitIndex:
+    def build(self, ids: Ids) -> BitIndex:
         """Build the index from the catalogue; where another process builds already, wait for its index.
+
+        Args:
+            ids: Numbers of its tasks, to draw a sample from.
 
         Raises:
             OSError: If it cannot be written, or another process builds for an hour.
@@ -82,7 +85,7 @@ class Generations:
             if self._name() != seen and (found := self.current()) is not None:
                 return found
             seq = self._source.seq()  # before the rows: what came since is looked at again
-            return self._write(self._source.blocks(), self._source.some(_SAMPLE), seq)
+            return self._write(self._source.blocks(), self._source.some(ids, _SAMPLE), seq)
 
     def rebuild(self, index: BitIndex | ExactIndex, seq: int) -> BitIndex | None:
         """Write the rows of an index as a new generation.

@@ -136,9 +136,10 @@ class TaskRows:
     def _built(self) -> BitIndex | ExactIndex:
         """An index of all rows of the catalogue, in memory where they are few or cannot be written."""
         self._seq = self._source.seq()
-        if self._generations is not None and self._source.count() > FEW_ROWS and time.monotonic() >= self._pause_until:
+        generations = self._generations if time.monotonic() >= self._pause_until else None
+        if generations is not None and len(ids := self._source.ids()) > FEW_ROWS:
             try:
-                return self._generations.build()
+                return generations.build(ids)
             except OSError as error:
                 self._failed(error)
         index = ExactIndex(len(self._epoch.psi))

@@ -52,9 +52,9 @@ class RowSource:
         """Which catalogue it is."""
         return self.catalog.vector_changes(self.encoder, _NEVER).token
 
-    def count(self) -> int:
-        """Number of routable tasks, with vectors or without."""
-        return len(self.catalog.ids(Scope()))
+    def ids(self) -> Ids:
+        """Numbers of the routable tasks, with vectors or without, ascending."""
+        return self.catalog.ids(Scope())
 
     def blocks(self, ids: Ids | None = None) -> Iterator[Keyed]:
         """Keys and rows of all tasks, or of those among `ids`, ascending by key.
@@ -65,13 +65,13 @@ class RowSource:
         for block in self.catalog.blocks(self.encoder, ids):
             yield self._prototyped(block, (PER_TASK * block.ids, self.epoch.rows(block)))
 
-    def some(self, size: int) -> Rows:
+    def some(self, ids: Ids, size: int) -> Rows:
         """Rows of some tasks, drawn from all of them in runs that lie on the same pages; always the same ones.
 
         Args:
+            ids: Numbers of all tasks.
             size: How many at most.
         """
-        ids = self.catalog.ids(Scope())
         runs = np.random.default_rng(0).permutation(-(-len(ids) // _RUN))[: max(size // _RUN, 1)]
         places = (_RUN * np.sort(runs)[:, None] + np.arange(_RUN)).reshape(-1)
         return join(self.blocks(ids[places[places < len(ids)]][:size]), len(self.epoch.psi))[1]

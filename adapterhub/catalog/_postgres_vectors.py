@@ -125,7 +125,7 @@ def example_counts(connection: Connection, ids: Ids) -> Ids:
         ids: (n,) numbers of tasks.
     """
     sql: LiteralString = "SELECT task_id, count FROM vector WHERE task_id = ANY(%s::bigint[])"
-    found = dict(connection.execute(sql, (ids.tolist(),)).fetchall())
+    found: dict[int, int] = dict(connection.execute(sql, (ids.tolist(),)).fetchall())
     return np.array([found.get(key, 0) for key in ids.tolist()], dtype=np.int64)
 
 

@@ -7,7 +7,7 @@ all weightings with their cost, bytes of K models against one base and K adapter
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 from adapterhub.evaluation import (
     BASELINE,
@@ -240,3 +240,28 @@ def _mean(value: Mean, sign: str = "+") -> str:
 def _mean_of(traces: Sequence[Trace], method: str, name: str) -> float | None:
     found = [value for one in traces if (one.method, one.name) == (method, name) for value in one.values]
     return sum(found) / len(found) if found else None
+
+
+def pair_table(traces: Sequence[Trace], pair: str, tasks: Sequence[str]) -> list[Row]:
+    """All weightings and optimisers on a pair of tasks, over the seeds.
+
+    Args:
+        traces: Those of the pair: `fall` of each task, `direction_conflict`, `conflict`, `step_seconds`.
+        pair: Name of the pair, before its tasks.
+        tasks: The two.
+    """
+    found: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
+    for one in traces:
+        if one.task.split("/")[0] == pair:
+            found.setdefault(one.method, {}).setdefault((one.name, one.task), {})[one.seed] = one.values[0]
+    rows: list[Row] = []
+    for method, held in found.items():
+        _, _, optimiser = method.partition(", ")
+        reference = found[f"{REFERENCE}, {optimiser}" if optimiser else REFERENCE][("step_seconds", pair)]
+        costs = [value / reference[seed] for seed, value in held[("step_seconds", pair)].items()]
+        row: Row = {"weighting": method}
+        row |= {f"{task} falls": Spread.of(list(held[("fall", f"{pair}/{task}")].values())) for task in tasks}
+        row["steps whose direction hurts a task"] = f"{median(held[('direction_conflict', pair)].values()):.0%}"
+        row["steps whose update does"] = f"{median(held[('conflict', pair)].values()):.0%}"
+        rows.append(row | {"time ÷ sum": Spread.of(costs)})
+    return rows

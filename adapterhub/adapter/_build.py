@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from adapterhub.adapter._config import AdapterConfig
 from adapterhub.adapter._head import build_head
 from adapterhub.adapter._layout import Layout
+from adapterhub.adapter._norms import build_norm
 from adapterhub.adapter._supported import METHODS
 from adapterhub.adapter._tensors import Header, read_tensors
 from adapterhub.adapter._types import HeadTensors, LowRank, Norm, Scaling
@@ -47,6 +48,7 @@ def build(data: bytearray, header: Header, layout: Layout, config: AdapterConfig
         return Parts(faults=tuple(_value_faults(set(bad), layout, config)))
     method = METHODS[config.method]
     parts = Parts(head=build_head(layout.head, config, values))
+    parts.norms.update({name: build_norm(entries, values) for name, entries in layout.norms.items()})
     for name, entries in layout.modules.items():
         tensors = {part: values[entry.key] for part, entry in entries.items()}
         part = method.build(config, layout.place(name), tensors)
@@ -62,6 +64,7 @@ def build(data: bytearray, header: Header, layout: Layout, config: AdapterConfig
 def _value_faults(bad: set[str], layout: Layout, config: AdapterConfig) -> list[str]:
     labels = METHODS[config.method].labels
     named = {entry.key: key for key, entry in layout.head.items()}
+    named |= {entry.key: f"{name}: {part}" for name, entries in layout.norms.items() for part, entry in entries.items()}
     named |= {
         entry.key: f"{name}: {labels[part]}"
         for name, entries in layout.modules.items()

@@ -22,7 +22,7 @@ class TargetRule:
     Args:
         target_modules: Names and suffixes, or one regular expression.
         exclude_modules: The same, for modules that are left alone.
-        modules_to_save: Modules stored whole.
+        modules_to_save: Ends of the names of modules that are stored whole.
         layers_to_transform: Indices of blocks.
         layers_pattern: Names of the list of blocks.
         target_parameters: Always None; PEFT's rule asks for it.
@@ -47,6 +47,14 @@ class TargetRule:
             name: The module's name in the model that was trained.
         """
         return name != "lm_head" if self.all_linear else bool(check_target_module_exists(self, name))
+
+    def saves(self, name: str) -> bool:
+        """Whether PEFT would store this module whole: it looks at the last letters, so `norm` names `input_norm` too.
+
+        Args:
+            name: The module's name in the keys of a file.
+        """
+        return name.endswith(self.modules_to_save)
 
 
 @dataclass(frozen=True)

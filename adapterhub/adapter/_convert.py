@@ -57,7 +57,8 @@ def convert_to_lora(
     """Convert an adapter that adds a matrix to the base's weights (LoHa, LoKr, VeRA, …) to LoRA.
 
     PEFT's conversion does it, by a singular value decomposition of each module's ΔW. The converted adapter is sealed
-    to the base, as `seal` does: say so only of the base that the adapter was trained on. A head is kept as it is.
+    to the base, as `seal` does: say so only of the base that the adapter was trained on. A head and normalisations that
+    `modules_to_save` names are kept as they are.
 
     Args:
         folder: The adapter's folder, as PEFT saves it.
@@ -83,8 +84,7 @@ def convert_to_lora(
     read_header(files.weights, str(Path(folder) / WEIGHTS))
     base = describe_base(model, model_id)
     tensors = load_tensors(bytes(files.weights))
-    kept = tuple(f"{_ROOT}{name}." for name in strings(fields.get("modules_to_save")))
-    extra = {key: value for key, value in tensors.items() if kept and key.startswith(kept)}
+    extra = _stored_whole(tensors, tuple(strings(fields.get("modules_to_save"))))
     name = base.model_id or "a model without an id"
     tuned = _tuned(_trained_on(model, base.prefix, tensors), name, folder, fields)
     faults = _load(tuned, {key: value for key, value in tensors.items() if key not in extra}, fields)
@@ -96,6 +96,12 @@ def convert_to_lora(
     largest = max(value.shape[0] for key, value in factors.items() if key.endswith(_A))
     error = _error(tuned, factors)
     return Conversion(write_lora(out, config, {**factors, **extra}, base, str(folder)), method, largest, error)
+
+
+def _stored_whole(tensors: Mapping[str, torch.Tensor], names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    """The tensors of modules that `modules_to_save` names: a head's, or a normalisation's by the end of its name."""
+    heads = tuple(f"{_ROOT}{name}." for name in names)
+    return {k: value for k, value in tensors.items() if k.startswith(heads) or k.rpartition(".")[0].endswith(names)}
 
 
 def _check_rank(rank: int | float) -> None:

@@ -11,10 +11,12 @@ from adapterhub.adapter._base import LM_HEAD, POOLER, BaseSignature
 from adapterhub.adapter._config import AdapterConfig
 from adapterhub.adapter._head import head_faults
 from adapterhub.adapter._layout import Layout, read_layout
-from adapterhub.adapter._method import ROOT, Method, Shapes
+from adapterhub.adapter._method import ROOT, Shapes
+from adapterhub.adapter._norms import norm_faults
 from adapterhub.adapter._options import HEAD_KINDS, HEAD_MODULES
+from adapterhub.adapter._parts import labelled, part_faults
 from adapterhub.adapter._supported import METHODS
-from adapterhub.adapter._tensors import Entry, Header
+from adapterhub.adapter._tensors import Header
 
 __all__ = ["Fit", "fit"]
 
@@ -57,6 +59,7 @@ def fit(header: Header, config: AdapterConfig, base: BaseSignature) -> Fit:
     for name in [*sites, *(name for name in layout.modules if name not in sites)]:
         faults += _module_faults(name, layout, wanted, config, known=name in sites)
     faults += head_faults(layout.head, config, base)
+    faults += norm_faults(layout, config, base)
     faults += [_strange_fault(key, config.method) for key in layout.strange if not _is_told(key, config)]
     return Fit(layout, tuple(faults), tuple(_smaller_model_faults(layout, config, base)))
 
@@ -69,41 +72,24 @@ def _module_faults(
     if parts is None:
         if shapes is None or name.startswith(_optional(config)):
             return []
-        return [f"{name}: {_labels(method, shapes)} missing, though `target_modules` names it."]
+        return [f"{name}: {labelled(method.labels, shapes)} missing, though `target_modules` names it."]
     if not known:
         found = ", ".join(f"{method.labels[part]} {entry.shape}" for part, entry in parts.items())
         return [f"{name}: the base has no such {method.site}. Found {found}."]
     if shapes is None:
-        return [f"{name}: {_labels(method, parts)} unexpected, since `target_modules` does not name it."]
-    return _part_faults(name, parts, shapes, method)
-
-
-def _part_faults(name: str, parts: Mapping[str, Entry], shapes: Shapes, method: Method) -> list[str]:
-    faults = []
-    for part, shape in shapes.items():
-        entry, label = parts.get(part), method.labels[part]
-        if entry is None:
-            faults.append(f"{name}: {label} missing.")
-        elif entry.shape != shape:
-            faults.append(f"{name}: {label} should have shape {shape}. Found {entry.shape}.")
-        elif not entry.readable:
-            faults.append(f"{name}: {label} should be F32, F16 or BF16. Found {entry.dtype}.")
-    others = [part for part in parts if part not in shapes]
-    if others:
-        asked = _labels(method, shapes)
-        faults.append(f"{name}: {_labels(method, others)} unexpected, since the configuration asks for {asked} there.")
-    return faults
+        return [f"{name}: {labelled(method.labels, parts)} unexpected, since `target_modules` does not name it."]
+    return part_faults(name, parts, shapes, method.labels)
 
 
 def _strange_fault(key: str, name: str) -> str:
-    method = METHODS[name]
+    labels = METHODS[name].labels
     if not key.startswith(ROOT):
         return f"{key}: unexpected, since PEFT's keys begin with {ROOT}"
     if "embed" in key or ".base_layer." in key:
         return f"{key}: unexpected weights of the base itself. Save the adapter with `save_embedding_layers=False`."
     if key.removeprefix(ROOT).split(".")[0] in HEAD_MODULES:
         return f"{key}: unexpected without a task_type that has a head ({', '.join(HEAD_KINDS)})."
-    return f"{key}: unexpected for {name}, which has {_labels(method, method.labels)}."
+    return f"{key}: unexpected for {name}, which has {labelled(labels, labels)}."
 
 
 def _is_told(key: str, config: AdapterConfig) -> bool:
@@ -135,7 +121,3 @@ def _smaller_model_faults(layout: Layout, config: AdapterConfig, base: BaseSigna
 def _blocks(names: Iterable[str]) -> set[int]:
     found = (re.search(r"(?:^|\.)(\d+)\.", name) for name in names)
     return {int(match[1]) for match in found if match}
-
-
-def _labels(method: Method, parts: Iterable[str]) -> str:
-    return ", ".join(method.labels[part] for part in parts)

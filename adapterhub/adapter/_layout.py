@@ -22,12 +22,14 @@ class Layout:
         prefix: What the trained model had before the backbone's names: `model.` or nothing.
         modules: Entries by module, relative to the backbone, and by part (`lora_A.weight`).
         head: Entries of the head by key (`score.weight`).
-        strange: Keys that are neither.
+        norms: Entries of stored normalisations by module, relative to the backbone, and by part (`weight`).
+        strange: Keys that are none of these.
     """
 
     prefix: str
     modules: dict[str, dict[str, Entry]] = field(default_factory=dict)
     head: dict[str, Entry] = field(default_factory=dict)
+    norms: dict[str, dict[str, Entry]] = field(default_factory=dict)
     strange: list[str] = field(default_factory=list)
 
     def place(self, module: str) -> Place:
@@ -59,6 +61,16 @@ def read_layout(header: Header, config: AdapterConfig, base: BaseSignature) -> L
             layout.modules.setdefault(module.removeprefix(layout.prefix), {})[part] = entry
         elif config.head and name.split(".")[0] in HEAD_MODULES:
             layout.head[name] = entry
+        elif (norm := _stored_norm(name, layout.prefix, config, base)) is not None:
+            layout.norms.setdefault(norm, {})[name.rpartition(".")[2]] = entry
         else:
             layout.strange.append(key)
     return layout
+
+
+def _stored_norm(name: str, prefix: str, config: AdapterConfig, base: BaseSignature) -> str | None:
+    """The base's normalisation to which a tensor belongs, where the configuration says that it is stored whole."""
+    trained, _, part = name.rpartition(".")
+    module = trained.removeprefix(prefix)
+    known = part in ("weight", "bias") and trained.startswith(prefix) and module in base.norms
+    return module if known and config.rule.saves(ROOT + trained) else None

@@ -44,7 +44,8 @@ def export_mixture(parts: _Parts, base: BaseSignature, out: Path, *, rank: int |
 
     Raises:
         InputError: If `out` exists, no part is left, `rank` is too small, or a part is no plain LoRA adapter sealed to
-            this base: one with a head, a bias, DoRA's magnitude, or of another method. Every fault is listed.
+            this base: one with a head, a bias, DoRA's magnitude, normalisations of its own, or of another method. Every
+            fault is listed.
     """
     check_absent(out)
     kept = _kept(parts, base)
@@ -126,7 +127,14 @@ def _faults(adapter: Adapter, gate: float, base: BaseSignature) -> Iterator[str]
         yield f"{at}: no factors at any module"
     if adapter.head is not None:
         yield f"{at}: its head"
+    if adapter.norms and adapter.method == "LORA":
+        # Their weighted sum needs those of the base, which are not at hand.
+        yield f"{at}: its normalisation at {_first(sorted(adapter.norms))}"
     for option, what in (("magnitude", "DoRA's magnitude"), ("up_bias", "a bias"), ("bias", "a bias")):
         names = sorted(name for name, low in adapter.modules.items() if getattr(low, option) is not None)
         if names and adapter.method == "LORA":
-            yield f"{at}: {what} at {names[0]}" + (f" and {len(names) - 1} more modules" if names[1:] else "")
+            yield f"{at}: {what} at {_first(names)}"
+
+
+def _first(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more modules" if names[1:] else "")

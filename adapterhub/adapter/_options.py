@@ -50,12 +50,6 @@ def unsupported_faults(fields: Fields) -> list[str]:
     faults += method.unsupported(fields)
     if task is not None and task not in _TASKS:
         faults.append(f"task_type should be one of {', '.join(_TASKS)}, or null. Found {task!r}.")
-    heads = set(HEAD_MODULES) if str(task) in HEAD_KINDS else set()
-    for module in sorted(set(strings(fields.get("modules_to_save"))) - heads):
-        faults.append(
-            f"modules_to_save: `{module}` is not supported. Supported: {', '.join(HEAD_MODULES)}, with task_type "
-            f"{' or '.join(HEAD_KINDS)}."
-        )
     return faults
 
 

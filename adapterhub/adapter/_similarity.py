@@ -19,7 +19,7 @@ def adapter_similarity(adapters: Sequence[Adapter]) -> NDArray[np.float64]:
 
     A factor pair is one of many: B R and R⁻¹ A give the same ΔW = BA, so A and B are never compared. Nor is ΔW formed:
     ⟨B₁A₁, B₂A₂⟩ = tr(B₁ᵀB₂ A₂A₁ᵀ), products of the size of the ranks. A module that only one of two adapters has counts
-    as zero in the other; heads take no part.
+    as zero in the other; heads and normalisations that are stored beside the factors take no part.
 
     Args:
         adapters: Plain LoRA adapters of one base, at least one.

@@ -77,8 +77,8 @@ def truncate_rank(folder: Path, base: BaseSignature, out: Path, *, rank: int | f
     """Write a LoRA adapter with smaller ranks as a plain sealed PEFT folder.
 
     No ΔW is formed: with upᵀ = Q₁R₁ and downᵀ = Q₂R₂, the singular values of ΔW = upᵀ·down are those of R₁R₂ᵀ, a matrix
-    of the size of the rank. The new factors share the singular values evenly, and their scale is 1. A head and the
-    biases of `lora_bias` are kept as they are, and so is the dtype.
+    of the size of the rank. The new factors share the singular values evenly, and their scale is 1. A head, stored
+    normalisations and the biases of `lora_bias` are kept as they are, and so is the dtype.
 
     Args:
         folder: The adapter's folder, sealed to the base.

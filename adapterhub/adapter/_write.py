@@ -74,7 +74,8 @@ def write_folder(
     """
     values = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in sorted(tensors.items())}
     with _made_whole(Path(out)) as folder:
-        save_file(values, folder / WEIGHTS, {"format": "pt"} | ({} if note is None else {"note": note}))
+        # safetensors writes several entries in an order of chance; one alone keeps the bytes the same.
+        save_file(values, folder / WEIGHTS, {"format": "pt"} if note is None else {"note": note})
         write_json(folder / CONFIG, fields)
         try:
             return seal(folder, base, stack)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,28 +14,35 @@ from transformers.utils import logging
 
 from adapterhub.errors import InputError
 from adapterhub.registry import Registry
-from adapterhub.training import is_decoder, load_tokenizer
+from adapterhub.training import check_quantisation, is_decoder, load_tokenizer, quantising
 
 __all__ = ["load_base", "only_base"]
 
 
-def load_base(base: str | Path, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    base: str | Path, dtype: torch.dtype = torch.float32, quantization_config: Any = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a base model and its tokenizer, frozen and in evaluation mode.
 
     Decoders come with their language-model head, encoders as the bare backbone.
 
     Args:
         base: Folder, or id on the Hugging Face Hub.
-        dtype: Type of the weights in memory.
+        dtype: Type of the weights in memory, of those that are not quantised.
+        quantization_config: A configuration of transformers' quantisers, or None.
 
     Raises:
-        InputError: If there is no model under that name.
+        InputError: If there is no model under that name, or it cannot be quantised here.
+        MissingExtraError: If what quantises it is not installed.
     """
+    check_quantisation(quantization_config)
     try:
         config = AutoConfig.from_pretrained(base)
         loader = AutoModelForCausalLM if is_decoder(config) else AutoModel
-        with _without_bar():
-            model = loader.from_pretrained(base, dtype=dtype, use_safetensors=True)
+        with _without_bar(), quantising(quantization_config) as how:
+            model = loader.from_pretrained(base, dtype=dtype, use_safetensors=True, **how)
+    except InputError:
+        raise
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -22,7 +23,7 @@ from adapterhub.registry import Registry, bundled_registry
 from adapterhub.route import Route
 from adapterhub.router import Policy, Router, RoutingPolicy
 from adapterhub.task import Task
-from adapterhub.training import base_id, encode_prompt, is_decoder
+from adapterhub.training import base_id, describe_float, encode_prompt, is_decoder
 
 __all__ = ["RoutedModel"]
 
@@ -72,6 +73,7 @@ class RoutedModel:
         policy: Policy | None = None,
         router: RoutingPolicy | None = None,
         dtype: torch.dtype = torch.float32,
+        quantization_config: Any = None,
     ) -> RoutedModel:
         """Load a base model and put a router over a registry in front of it.
 
@@ -83,16 +85,21 @@ class RoutedModel:
             policy: What an ambiguous text gets; by default the best task, with `k` above 1 a mixture of the best.
             router: Who picks the adapters; by default a `Router` over the registry with encoder and policy.
             dtype: Type of the base's weights in memory.
+            quantization_config: A configuration of transformers' quantisers (`BitsAndBytesConfig`, `TorchAoConfig`), by
+                which the base is quantised while it is loaded; adapters stay in floating point on top.
 
         Raises:
-            InputError: If the base cannot be loaded, or none is given and the registry's tasks name none or several, or
-                `k` is below 1.
+            InputError: If the base cannot be loaded or quantised, or none is given and the registry's tasks name none
+                or several, or `k` is below 1.
+            MissingExtraError: If what quantises the base is not installed.
         """
         _check_k(k)  # before the seconds that loading takes
         tasks = registry if isinstance(registry, Registry) else Registry(registry or bundled_registry())
         folder = str(base) if base is not None else only_base(tasks)
-        model, tokenizer = load_base(folder, dtype)
-        engine = Engine(model, model_id=base_id(folder))
+        model, tokenizer = load_base(folder, dtype, quantization_config)
+        plain = quantization_config is None
+        signature = None if plain else describe_float(folder, type(model), base_id(folder))
+        engine = Engine(model, model_id=base_id(folder), base=signature)
         if router is None:
             chosen = policy or ("mixture" if k > 1 else "top1")
             router = Router(tasks, encoder or SentenceEncoder(), policy=chosen)

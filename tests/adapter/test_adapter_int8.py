@@ -143,6 +143,11 @@ def test_the_engine_runs_it_as_it_is(tmp_path: Path) -> None:
     assert 0 < float(off) < 0.01 * float(answers["whole"].norm())
 
 
+def test_the_same_values_give_the_same_bytes(tmp_path: Path) -> None:
+    base = saved(*CASES["lora"], tmp_path / "whole")
+    assert len({quantise(tmp_path / "whole", base, tmp_path / str(number)).sha256 for number in range(12)}) == 1
+
+
 def test_the_file_is_about_a_quarter(tmp_path: Path) -> None:
     config = LlamaConfig(
         vocab_size=96,

@@ -132,10 +132,16 @@ def draw(model: PeftModel, seed: int) -> None:
                 continue
             if "magnitude" in name:
                 parameter.mul_(1 + noise)
-            elif "ia3" in name or "ln_tuning" in name:
+            elif "ia3" in name or "ln_tuning" in name or _is_of_a_norm(name):
                 parameter.add_(noise)
             else:
                 parameter.copy_(noise)
+
+
+def _is_of_a_norm(name: str) -> bool:
+    """Whether a parameter is of a normalisation's trained copy, and not of a head's."""
+    module, saved, _ = name.partition(".modules_to_save.")
+    return bool(saved) and module.rpartition(".")[2] not in {"score", "classifier"}
 
 
 def reference(kind: str, folder: Path, labels: int = 3) -> PeftModel:
@@ -183,6 +189,10 @@ def methods(kind: str, rank: int) -> dict[str, PeftConfig]:
             task_type=task,
         ),
         "norms": LNTuningConfig(target_modules=NORMS[kind], task_type=task),
+        "lora-norms": lora(kind, targets, rank, modules_to_save=list(NORMS[kind])),
+        "bottleneck-norms": BottleneckConfig(
+            r=rank, activation="silu", target_modules=targets, modules_to_save=NORMS[kind][-1:], task_type=task
+        ),
     }
 
 
@@ -215,6 +225,7 @@ def make_adapters(kind: str, root: Path) -> dict[str, Path]:
         configs["sequence"] = lora(kind, ATTENTION[kind], 4, task_type="SEQ_CLS")
         configs["tokens"] = lora(kind, MLP[kind], 3, task_type="TOKEN_CLS")
         configs["sequence-neck"] = BottleneckConfig(r=3, activation="silu", **{**bottleneck, "task_type": "SEQ_CLS"})
+        configs["tokens-norms"] = lora(kind, MLP[kind], 2, task_type="TOKEN_CLS", modules_to_save=NORMS[kind][:1])
     return {name: save(kind, root / name, config, seed) for seed, (name, config) in enumerate(configs.items())}
 
 

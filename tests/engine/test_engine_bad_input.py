@@ -40,7 +40,7 @@ def test_an_unknown_adapter_is_named_with_the_nearest(engine, call):
         getattr(engine, call)(*texts(2, 5), [Route.to("smal"), Route(("wide", "wid"), (1.0, 1.0))])
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
-    assert "No adapter 'smal' in this engine (8 adapters). Did you mean `small`?" in lines[0]
+    assert "No adapter 'smal' in this engine (9 adapters). Did you mean `small`?" in lines[0]
     assert "'wid'" in lines[1]
     assert "`wide`" in lines[1]
     assert engine.loaded == ()

@@ -117,8 +117,13 @@ def test_lora_on_another_decoder_equals_peft(tmp_path, name, targets):
 @pytest.mark.parametrize("name", ["Qwen3", "Gemma2", "Bloom", "Falcon"])
 @pytest.mark.parametrize(
     "config",
-    [lora_at("all-linear", use_dora=True), IA3Config(task_type="CAUSAL_LM"), LNTuningConfig(task_type="CAUSAL_LM")],
-    ids=["dora", "ia3", "norms"],
+    [
+        lora_at("all-linear", use_dora=True),
+        IA3Config(task_type="CAUSAL_LM"),
+        LNTuningConfig(task_type="CAUSAL_LM"),
+        lora_at("all-linear", modules_to_save=["norm"]),
+    ],
+    ids=["dora", "ia3", "norms", "lora-norms"],
 )
 def test_other_methods_at_peft_s_default_targets_equal_peft(tmp_path, name, config):
     equals_peft(tmp_path, name, copy.deepcopy(config))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import warnings
 from collections.abc import Callable
 
@@ -13,8 +12,8 @@ from conftest import tiny_llama
 from engine_peft import METHODS, draw, methods, quiet
 from engine_reference import answer
 from peft import PeftModel, get_peft_model
+from rounded_linear import Int8Linear, imported, int8_config
 from torch import nn
-from torch.nn import functional
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel, TorchAoConfig
 
 from adapterhub.adapter import describe_base, read_adapter, seal
@@ -32,25 +31,6 @@ def base() -> PreTrainedModel:
     return tiny_llama(hidden=WIDTH)
 
 
-class Int8Linear(nn.Linear):
-    """The least that a quantised linear module is, so that these tests also run where no quantiser is installed."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=False, device="meta")
-        self.scale = linear.weight.detach().abs().amax(dim=1) / 127  # (d_out,)
-        rounded = (linear.weight.detach() / self.scale[:, None]).round()
-        self.weight = nn.Parameter(rounded.to(torch.int8), requires_grad=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(x, self.weight.to(x.dtype)) * self.scale
-
-    def restored(self) -> nn.Linear:
-        """A float module of the same rounded numbers."""
-        linear = nn.Linear(self.in_features, self.out_features, bias=False)
-        linear.weight.data = self.weight * self.scale[:, None]
-        return linear
-
-
 def with_linears(model: PreTrainedModel, make: Callable[[nn.Linear], nn.Linear]) -> PreTrainedModel:
     for name, module in list(model.base_model.named_modules()):
         if isinstance(module, nn.Linear):
@@ -60,22 +40,6 @@ def with_linears(model: PreTrainedModel, make: Callable[[nn.Linear], nn.Linear])
 
 def by_hand(folder):
     return with_linears(base(), Int8Linear)
-
-
-def imported(package: str):
-    """A package that may be missing, without what it has to say while it is imported."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            return pytest.importorskip(package, reason=f"needs {package}")
-        finally:
-            logging.disable(logging.NOTSET)
-
-
-def int8_config():
-    imported("torchao")
-    return importlib.import_module("torchao.quantization").Int8WeightOnlyConfig()
 
 
 def with_torchao(folder):
@@ -172,6 +136,11 @@ def batch(rows: int, tokens: int = 7):
     return ids, torch.ones_like(ids)
 
 
+def noise(kind: str) -> float:
+    """What float32's last bit becomes: 4-bit kernels round their input to bfloat16, at times to its other neighbour."""
+    return 5e-4 if kind == "bitsandbytes-4" else 2e-5
+
+
 def test_the_base_is_quantised(quantised):
     """Or the other tests would compare a float base with itself."""
     linears = [m for m in quantised.base_model.modules() if isinstance(m, nn.Linear)]
@@ -184,12 +153,12 @@ def test_the_base_is_quantised(quantised):
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_a_method_is_the_quantised_output_and_the_float_delta(engine, quantised, adapters, name):
+def test_a_method_is_the_quantised_output_and_the_float_delta(kind, engine, quantised, adapters, name):
     ids, mask = batch(3)
     found = engine.forward(ids, mask, [Route.to(name), Route(), Route((name,), (-0.5,))])
     for row, route in ((0, Route.to(name)), (2, Route((name,), (-0.5,)))):
         expected = answer(quantised, adapters, route, ids[row])
-        torch.testing.assert_close(found[row], expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(found[row], expected, atol=noise(kind), rtol=0)
         assert not torch.allclose(expected, answer(quantised, {}, Route(), ids[row]), atol=1e-3)
 
 
@@ -211,11 +180,11 @@ def test_dora_takes_the_norm_of_the_quantised_weight(kind, engine, saved, folder
     assert (expected - base).abs().max() > 10 * tolerance
 
 
-def test_a_mixture_of_every_method_in_one_batch(engine, quantised, adapters):
-    ids, mask = batch(6)
-    routes = [Route((one, other), (0.75, -0.5)) for one, other in zip(PLAIN[:5], PLAIN[6:], strict=True)] + [Route()]
+def test_a_mixture_of_every_method_in_one_batch(kind, engine, quantised, adapters):
+    ids, mask = batch(7)
+    routes = [Route((one, other), (0.75, -0.5)) for one, other in zip(PLAIN[:6], PLAIN[7:], strict=True)] + [Route()]
     for row, found in enumerate(engine.forward(ids, mask, routes)):
-        torch.testing.assert_close(found, answer(quantised, adapters, routes[row], ids[row]), atol=2e-5, rtol=0)
+        torch.testing.assert_close(found, answer(quantised, adapters, routes[row], ids[row]), atol=noise(kind), rtol=0)
 
 
 @pytest.mark.parametrize("plan", ["dense", "packed", "segment"])

@@ -8,6 +8,8 @@ from adapterhub.training._checkpoint import Evaluation
 from adapterhub.training._encode import encode_prompt
 from adapterhub.training._examples import Example, check_rows, data_error
 from adapterhub.training._loop import DivergedError
+from adapterhub.training._meta_init import MetaInit, meta_init
+from adapterhub.training._quantised import check_quantisation, describe_float, quantising
 from adapterhub.training._result import FitResult
 from adapterhub.training._rows import DataSource, read_rows
 from adapterhub.training._sharing import Sharing
@@ -20,17 +22,22 @@ __all__ = [
     "Evaluation",
     "Example",
     "FitResult",
+    "MetaInit",
     "Sharing",
     "Trainer",
     "align_words",
     "base_id",
+    "check_quantisation",
     "check_rows",
     "data_error",
+    "describe_float",
     "encode_prompt",
     "is_decoder",
     "linear_targets",
     "load_tokenizer",
     "locate_words",
+    "meta_init",
+    "quantising",
     "read_rows",
     "split_words",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -16,10 +17,9 @@ from transformers.pytorch_utils import Conv1D
 from adapterhub.adapter import BaseSignature
 from adapterhub.errors import InputError
 from adapterhub.methods import BottleneckConfig
-from adapterhub.training._base import HEADS
 from adapterhub.training._stack import Below, lay_below
 
-__all__ = ["adapted", "adapter_config", "linear_targets", "memory_saving_layers"]
+__all__ = ["adapted", "adapter_config", "linear_targets", "memory_saving_layers", "norm_targets"]
 
 _TASK_TYPES = {
     "generation": "CAUSAL_LM",
@@ -65,8 +65,46 @@ def _within_layer(name: str) -> str:
     return ".".join(parts[numbers[-1] + 1 :]) if numbers else name
 
 
+def norm_targets(model: PreTrainedModel, norms: Collection[str]) -> list[str]:
+    """Ends of the names of a backbone's normalisations, as PEFT's `modules_to_save` matches them.
+
+    PEFT looks at a name's last letters, not at its parts: `norm` is `input_layernorm` too. Where that would take in
+    another module, such as a normalisation inside a head, the end is lengthened.
+
+    Args:
+        model: The base with any head.
+        norms: Their names, relative to the backbone.
+
+    Returns:
+        Sorted ends.
+
+    Raises:
+        InputError: If there are none.
+    """
+    if not norms:
+        raise InputError(f"{type(model).__name__} has no normalisations to train. Leave `norms` out.")
+    prefix = f"{model.base_model_prefix}." if model.base_model is not model else ""
+    wanted = {prefix + name for name in norms}
+    others = [name for name, _ in model.named_modules() if name not in wanted]
+    return sorted({_shortest_end(name, others) for name in wanted})
+
+
+def _shortest_end(name: str, others: Sequence[str]) -> str:
+    """The last parts of a module's name, as few as tell it from the others."""
+    parts = name.split(".")
+    ends = (".".join(parts[-count:]) for count in range(1, len(parts)))
+    return next((end for end in ends if not any(other.endswith(end) for other in others)), name)
+
+
 def adapter_config(
-    model: PreTrainedModel, head: str, *, method: str, rank: int, alpha: float | None, targets: Sequence[str] | None
+    model: PreTrainedModel,
+    head: str,
+    *,
+    method: str,
+    rank: int,
+    alpha: float | None,
+    targets: Sequence[str] | None,
+    norms: Collection[str] | None = None,
 ) -> PeftConfig:
     """The PEFT configuration of a new adapter.
 
@@ -77,18 +115,26 @@ def adapter_config(
         rank: LoRA's rank or the bottleneck's width.
         alpha: What is added has the scale `alpha / rank`; by default 2 for LoRA and 1 for the bottleneck.
         targets: Suffixes of module names; by default all linear modules for LoRA, the method's own for the bottleneck.
+        norms: The backbone's normalisations, to train and store copies of them beside the adapter; None to leave them.
+
+    Raises:
+        InputError: If normalisations are to be trained and there are none.
     """
     task_type = _TASK_TYPES[head]
+    saved = None if norms is None else norm_targets(model, norms)
     if method == "bottleneck":
         scaling = 1.0 if alpha is None else alpha / rank
         chosen = None if targets is None else list(targets)
-        return BottleneckConfig(task_type=task_type, r=rank, scaling=scaling, target_modules=chosen)
+        return BottleneckConfig(
+            task_type=task_type, r=rank, scaling=scaling, target_modules=chosen, modules_to_save=saved
+        )
     chosen = list(targets) if targets else linear_targets(model)
     return LoraConfig(
         task_type=task_type,
         r=rank,
         lora_alpha=2 * rank if alpha is None else alpha,
         target_modules=chosen,
+        modules_to_save=saved,
         fan_in_fan_out=any(isinstance(module, Conv1D) for module in model.modules()),
     )
 
@@ -130,7 +176,6 @@ def adapted(
         InputError: If the targets match no module that the method can adapt, or the chain is of another method.
         IncompatibleAdapterError: If an adapter of the chain does not fit the base.
     """
-    heads = {name: getattr(model, name) for name in HEADS if hasattr(model, name)}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT still calls transformers' old checkpointing names
@@ -144,6 +189,8 @@ def adapted(
     finally:
         if model.is_activation_checkpointing:
             model.gradient_checkpointing_disable()
+        # Unloading leaves the trained copies of heads and normalisations in the base.
+        copied = [(name, m.original_module) for name, m in model.named_modules() if isinstance(m, ModulesToSaveWrapper)]
         wrapped.unload()
-        for name, module in heads.items():  # PEFT leaves its wrapper around the trained copy
-            setattr(model, name, module)
+        for name, original in copied:
+            model.set_submodule(name, original)

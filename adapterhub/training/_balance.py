@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from adapterhub.training.optimisers import ConflictMeter
-from adapterhub.training.weighting import GradientWeighting, LossWeighting
+from adapterhub.training.weighting import GradientWeighting, LossWeighting, Sum
 
-__all__ = ["Balance"]
+__all__ = ["Balance", "Found"]
 
 Found = Mapping[str, tuple[float, list[Tensor]]]
 
@@ -19,14 +19,15 @@ class Balance:
     """Balances the tasks where they share weights; what a task trains alone follows its own gradient.
 
     A loss weighting gives the tasks weights w, and the shared gradient is `Σ w_t g_t`: the gradient of its scalar, for
-    the price of the sum. A gradient weighting is given the rows g_t themselves.
+    the price of the sum. A gradient weighting is given the rows g_t themselves. A step may leave tasks out where the
+    gradients are only added up; any other weighting compares its tasks and is given all of them.
 
     Args:
         weighting: How to balance; without one the gradients are added up.
         shared: The weights that the tasks share.
         own: Each task's own weights.
         clip: Each task's gradient is scaled down to this norm first; None for no bound.
-        factors: Weight of each task where a step has one task alone.
+        factors: Weight of each task where there is no weighting.
     """
 
     def __init__(
@@ -40,6 +41,8 @@ class Balance:
     ) -> None:
         self.weighting, self._shared, self._own = weighting, list(shared), own
         self._clip, self._factors = clip, dict(factors or {})
+        if isinstance(weighting, Sum):
+            self._factors = dict(zip(weighting.tasks, weighting.static.tolist(), strict=True))
         self._meter = ConflictMeter()
         self._rows = self._followed = self._before = torch.empty(0)
 
@@ -67,6 +70,24 @@ class Balance:
         if len(found) > 1:
             self._before = _flat([weight.detach() for weight in self._shared])
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether gradients are only added up, so that a step may leave tasks out."""
+        return self.weighting is None or isinstance(self.weighting, Sum)
+
+    def weights(self, left: Collection[str]) -> list[float]:
+        """What the last step gave each task of the weighting, in their order; empty where there is nothing to tell.
+
+        Args:
+            left: The tasks that took part.
+        """
+        if self.weighting is None:
+            return []
+        if isinstance(self.weighting, Sum):
+            return [self._factors[name] if name in left else 0.0 for name in self.weighting.tasks]
+        last = self.weighting.weights()
+        return [] if last is None else list(last.tolist())
+
     def measure(self) -> None:
         """Count, once the optimiser has moved the weights, whether that hurt a task to first order."""
         if len(self._rows) > 1:
@@ -84,10 +105,10 @@ class Balance:
             self._meter.load_state_dict(counted)
 
     def _direction(self, names: Sequence[str], losses: Tensor, validation: Tensor | None) -> Tensor:
-        if isinstance(self.weighting, GradientWeighting) and len(names) > 1:
+        if isinstance(self.weighting, GradientWeighting):
             direction: Tensor = self.weighting(self._rows, losses, validation)
             return direction
-        if self.weighting is None or len(names) == 1:
+        if self.weighting is None or (self.adds_up and len(names) < len(self.weighting.tasks)):
             factors = self._rows.new_tensor([self._factors.get(name, 1.0) for name in names])
         else:
             losses.requires_grad_()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,17 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
-from transformers.utils import logging
 
+from adapterhub.adapter import BaseSignature, describe_base
 from adapterhub.errors import InputError
+from adapterhub.training._quantised import (
+    check_quantisation,
+    describe_float,
+    holds_plain_weights,
+    keep_differentiable,
+    quantising,
+    quietly,
+)
 
 __all__ = ["HEADS", "Bases", "base_id", "context_length", "is_decoder", "load_tokenizer"]
 
@@ -98,11 +104,25 @@ def load_tokenizer(path: str) -> Any:
 
 
 class Bases:
-    """Base models in float32, loaded once; models with different heads share the backbone's tensors."""
+    """Base models in float32, loaded once; models with different heads share the backbone's tensors.
 
-    def __init__(self) -> None:
+    A base may be quantised while it is loaded. Its linear modules are then shared whole, because what a quantiser
+    keeps beside the weights lies in them; embeddings, normalisations and heads stay in float32.
+
+    Args:
+        quantization_config: A configuration of transformers' quantisers; None leaves the weights as they are.
+
+    Raises:
+        InputError: If it is something else.
+    """
+
+    def __init__(self, quantization_config: Any = None) -> None:
+        check_quantisation(quantization_config)
+        self._quantisation = quantization_config
         self._models: dict[tuple[str, str, int, str], PreTrainedModel] = {}
         self._tensors: dict[str, dict[str, nn.Parameter]] = {}
+        self._modules: dict[str, dict[str, nn.Module]] = {}
+        self._signatures: dict[tuple[str, type[PreTrainedModel]], BaseSignature] = {}
 
     def load(self, path: str, head: str, labels: int, pad_token_id: int, owner: str = "") -> PreTrainedModel:
         """The base with a fresh head.
@@ -112,39 +132,67 @@ class Bases:
             head: The card's head.
             labels: Outputs of the head; 0 for generation.
             pad_token_id: The padding token, by which decoders find a text's last token.
-            owner: Whose modules these are; models of two owners share tensors, but neither modules nor heads.
+            owner: Whose modules these are; models of two owners share tensors and quantised modules, but neither other
+                modules nor heads.
 
         Returns:
             The model in evaluation mode: its dropout stays off while adapters train.
 
         Raises:
-            InputError: If the base is missing, lacks weights, or has a head that is not one linear layer.
+            InputError: If the base is missing, lacks weights, has a head that is not one linear layer in floating
+                point, or cannot be quantised here.
+            MissingExtraError: If what quantises it is not installed.
         """
         key = (path, _AUTO[head].__name__, labels, owner)
         if key not in self._models:
-            model = _load(path, head, labels)
+            model = _load(path, head, labels, self._quantisation)
             model.config.pad_token_id = pad_token_id
             self._share(path, model)
+            if self._quantisation is not None:
+                keep_differentiable(model)
             self._models[key] = model.eval()
         return self._models[key]
 
+    def signature(self, path: str, model: PreTrainedModel) -> BaseSignature:
+        """What adapters that are trained on a base are sealed to: the base in floating point.
+
+        Args:
+            path: Id or folder.
+            model: What `load` gave for it, without adapters.
+
+        Raises:
+            InputError: If the base was to be quantised though its files are.
+        """
+        if self._quantisation is None:
+            return describe_base(model, base_id(path))
+        key = (path, type(model))
+        if key not in self._signatures:
+            self._signatures[key] = describe_float(path, type(model), base_id(path))
+        return self._signatures[key]
+
     def _share(self, path: str, model: PreTrainedModel) -> None:
+        known = self._modules.setdefault(path, {})
+        for name, module in list(model.base_model.named_modules()):
+            if name and not holds_plain_weights(module):
+                model.base_model.set_submodule(name, known.setdefault(name, module))
         own = dict(model.base_model.named_parameters())
         shared = self._tensors.setdefault(path, own)
         for name, parameter in own.items():
-            if name in shared:
-                parameter.data = shared[name].data
-            else:
+            if name not in shared:
                 shared[name] = parameter
+            elif shared[name] is not parameter:
+                parameter.data = shared[name].data
 
 
-def _load(path: str, head: str, labels: int) -> PreTrainedModel:
+def _load(path: str, head: str, labels: int, quantisation: Any) -> PreTrainedModel:
     extra = {"num_labels": labels} if labels else {}
     try:
-        with _quiet():
+        with quietly(), quantising(quantisation) as how:
             model, report = _AUTO[head].from_pretrained(
-                path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **extra
+                path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **extra, **how
             )
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError(
             f"Base model {path} cannot be loaded for {head} ({_first_line(error)}). Check `base_model` in the card."
@@ -153,25 +201,24 @@ def _load(path: str, head: str, labels: int) -> PreTrainedModel:
     if missing:
         names = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         raise InputError(f"Base model {path} needs trained weights for {head}. It lacks {names}. Choose another base.")
-    if labels and not any(isinstance(getattr(model, name, None), nn.Linear) for name in HEADS):
-        raise InputError(
-            f"A head is one linear layer named {' or '.join(HEADS)}. {type(model).__name__} has none. Change the base."
-        )
+    if labels:
+        _check_head(model)
     return model
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No loading bars and no report on the fresh head: what is missing is checked here."""
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+def _check_head(model: PreTrainedModel) -> None:
+    """Raise InputError where a model's head is not one linear layer that can be trained."""
+    heads = {name: getattr(model, name) for name in HEADS if isinstance(getattr(model, name, None), nn.Linear)}
+    if not heads:
+        raise InputError(
+            f"A head is one linear layer named {' or '.join(HEADS)}. {type(model).__name__} has none. Change the base."
+        )
+    for name, head in heads.items():
+        if not holds_plain_weights(head):
+            raise InputError(
+                f"A head is trained in floating point. Found `{name}` quantised. Name it in the quantisation "
+                "configuration as a module to skip."
+            )
 
 
 def _first_line(error: Exception) -> str:

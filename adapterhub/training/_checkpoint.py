@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from adapterhub.errors import InputError, IntegrityError
+from adapterhub.training._disk import remove, writing
 
-__all__ = ["Checkpoint", "Evaluation", "Progress", "Track"]
+__all__ = ["Checkpoint", "Evaluation", "Progress", "State", "Track"]
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Evaluation:
 
     Args:
         step: Steps done.
-        train_loss: Mean loss of the batches since the last look.
+        train_loss: Mean loss of the batches since the last look; where there were none, as at the last look, and NaN
+            before the first batch.
         validation_loss: Mean validation loss, or None without validation rows.
         metric: The head's metric, or None where it is not measured on the way (generation).
     """
@@ -48,6 +50,7 @@ class Track:
         since: Number of those losses.
         best: The best evaluation's key, less is better; empty before the first.
         misses: Evaluations since the best.
+        stopped: The step at which early stopping took the task out of the run; 0 while it takes part.
         history: All evaluations.
     """
 
@@ -56,6 +59,7 @@ class Track:
     since: int = 0
     best: tuple[float, ...] = ()
     misses: int = 0
+    stopped: int = 0
     history: list[Evaluation] = field(default_factory=list)
 
 
@@ -67,7 +71,7 @@ class Progress:
         step: Steps done.
         seconds: Time spent, earlier sessions included.
         best: Key of the best evaluation of the run as a whole, less is better; empty before the first.
-        stopped: Whether early stopping ended the run.
+        stopped: Whether early stopping ended the run, as every task has stopped.
         tracks: Each task's own part.
         weights: At each evaluation the weights that the weighting last gave the tasks, in their order.
         conflicts: Steps counted, and those whose direction and whose update hurt a task; see `ConflictMeter`.
@@ -95,6 +99,25 @@ class Progress:
         return cls(**{**fields, "best": tuple(fields["best"]), "tracks": tracks})
 
 
+@dataclass(frozen=True)
+class State:
+    """All that a run changes as it goes, beside its progress.
+
+    Args:
+        weights: What is trained, by name.
+        optimizer: The optimiser.
+        scheduler: The learning rate's schedule.
+        weighting: What balances the tasks, or None.
+        sampler: Who draws them, or None.
+    """
+
+    weights: Mapping[str, torch.Tensor]
+    optimizer: Any
+    scheduler: Any
+    weighting: nn.Module | None = None
+    sampler: Stateful | None = None
+
+
 class Stateful(Protocol):
     """Something whose state is JSON."""
 
@@ -117,75 +140,82 @@ class Checkpoint:
         self.path = folder / "checkpoint.safetensors"
         self._run = json.loads(json.dumps(run))
 
-    def save(
-        self,
-        progress: Progress,
-        weights: Mapping[str, torch.Tensor],
-        best: Mapping[str, torch.Tensor],
-        optimizer: Any,
-        scheduler: Any,
-        weighting: nn.Module | None = None,
-        sampler: Stateful | None = None,
-    ) -> None:
-        """Write the whole state, durably and atomically."""
-        tensors = {f"weights.{name}": tensor.detach() for name, tensor in weights.items()}
-        tensors |= {f"best.{name}": tensor for name, tensor in best.items()}
-        for index, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+    def save(self, progress: Progress, state: State, kept: Mapping[str, torch.Tensor]) -> None:
+        """Write everything, durably and atomically: the file that was there is replaced once the new one is whole.
+
+        Args:
+            progress: How far the run is.
+            state: What it has changed.
+            kept: Weights to come back to, named `best.<name>` and `own.<name>`.
+
+        Raises:
+            IntegrityError: If the disk is full, or the folder cannot be written to; the checkpoint before is kept.
+        """
+        optimizer, weighting, sampler = state.optimizer, state.weighting, state.sampler
+        tensors = {f"weights.{name}": tensor.detach() for name, tensor in state.weights.items()} | dict(kept)
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in moments.items()}
         balance = {} if weighting is None else weighting.state_dict()
         tensors |= {f"weighting.{n}": value for n, value in balance.items() if isinstance(value, torch.Tensor)}
         tensors["random.torch"] = torch.get_rng_state()
-        state = {
+        rest = {
             "run": self._run,
             "progress": progress.to_dict(),
-            "scheduler": scheduler.state_dict(),
+            "scheduler": state.scheduler.state_dict(),
             "weighting": {n: value for n, value in balance.items() if not isinstance(value, torch.Tensor)},
             "sampler": None if sampler is None else sampler.state_dict(),
             "random": _random_states(),
         }
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        aside = self.path.with_suffix(".new")
-        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, aside, {"state": json.dumps(state)})
-        with aside.open("rb") as written:
-            os.fsync(written.fileno())
-        aside.replace(self.path)
+        self._write({name: t.cpu().contiguous() for name, t in tensors.items()}, json.dumps(rest))
 
-    def restore(
-        self,
-        weights: Mapping[str, torch.Tensor],
-        optimizer: Any,
-        scheduler: Any,
-        weighting: nn.Module | None = None,
-        sampler: Stateful | None = None,
-    ) -> tuple[Progress, dict[str, torch.Tensor]]:
-        """Put the saved state back into all of these and the random generators.
+    def restore(self, state: State) -> tuple[Progress, dict[str, torch.Tensor]]:
+        """Put what was saved back into all of this and into the random generators.
+
+        Args:
+            state: What the run changes.
 
         Returns:
-            The progress and the best weights so far.
+            The progress, and the weights to come back to.
 
         Raises:
             IntegrityError: If the file is damaged.
             InputError: If it belongs to a run with other settings, data or base.
         """
-        state, tensors = self._read()
-        self._check(state["run"])
+        optimizer, scheduler, weighting = state.optimizer, state.scheduler, state.weighting
+        rest, tensors = self._read()
+        self._check(rest["run"])
         with torch.no_grad():
-            for name, parameter in weights.items():
+            for name, parameter in state.weights.items():
                 parameter.copy_(tensors[f"weights.{name}"])
         saved = optimizer.state_dict()
         saved["state"] = _nested(tensors, "optimizer.")
         optimizer.load_state_dict(saved)
-        scheduler.load_state_dict(state["scheduler"])
+        scheduler.load_state_dict(rest["scheduler"])
         for group, rate in zip(optimizer.param_groups, scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
         if weighting is not None:
             saved = {n[10:]: tensor for n, tensor in tensors.items() if n.startswith("weighting.")}
-            weighting.load_state_dict(saved | state["weighting"])
-        if sampler is not None:
-            sampler.load_state_dict(state["sampler"])
-        _set_random_states(state["random"], tensors["random.torch"])
-        best = {n[5:]: tensor for n, tensor in tensors.items() if n.startswith("best.")}
-        return Progress.from_dict(state["progress"]), best
+            weighting.load_state_dict(saved | rest["weighting"])
+        if state.sampler is not None:
+            state.sampler.load_state_dict(rest["sampler"])
+        _set_random_states(rest["random"], tensors["random.torch"])
+        kept = {n: tensor for n, tensor in tensors.items() if n.startswith(("best.", "own."))}
+        return Progress.from_dict(rest["progress"]), kept
+
+    def _write(self, tensors: Mapping[str, torch.Tensor], rest: str) -> None:
+        aside, before = (
+            self.path.with_suffix(".new"),
+            "The checkpoint before it is kept. " if self.path.exists() else "",
+        )
+        remove(aside)  # what a process that was killed has left
+        with writing(aside, f"{before}Free space or correct the rights, then train with resume=True."):
+            aside.mkdir(parents=True)
+            new = aside / self.path.name
+            save_file(dict(tensors), new, {"state": rest})
+            with new.open("rb") as written:
+                os.fsync(written.fileno())
+            new.replace(self.path)
+            aside.rmdir()
 
     def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         try:

@@ -12,21 +12,21 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor
 
-from adapterhub.adapter import describe_base
 from adapterhub.errors import InputError
 from adapterhub.training._adapt import adapted, adapter_config, linear_targets
-from adapterhub.training._base import Bases, base_id
+from adapterhub.training._base import Bases
 from adapterhub.training._batches import steps_per_epoch
 from adapterhub.training._checkpoint import Checkpoint, Progress
 from adapterhub.training._loop import Loop
 from adapterhub.training._prepare import Prepared
 from adapterhub.training._progress import progress_bar
+from adapterhub.training._quantised import recorded
 from adapterhub.training._run import Run
 from adapterhub.training._save import save_adapter
 from adapterhub.training._sharing import Sharing
 from adapterhub.training._tie import tie
 
-__all__ = ["Grouped", "check_group", "train_group"]
+__all__ = ["Grouped", "check_group", "modelled", "train_group"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def train_group(
     first, options = next(iter(tasks.values())), run.options
     set_seed(options.seed)
     carrier = bases.load(first.path, "generation", 0, first.tokenizer.pad_token_id, "group")
-    signature = describe_base(carrier, base_id(first.path))
+    signature = bases.signature(first.path, carrier)
     targets = options.targets or (linear_targets(carrier) if options.method == "lora" else None)
     shape = {**options.shape, "targets": targets}
     batches = [steps_per_epoch(len(one.rows), options.batch_size) for one in tasks.values()]
@@ -103,10 +103,11 @@ def train_group(
         set_seed(options.seed)
         model = stack.enter_context(adapted(carrier, adapter_config(carrier, "generation", **shape)))
         shared = {key: weight for key, weight in model.named_parameters() if weight.requires_grad}
-        models = [_modelled(one, model, shared, shape, bases, stack) for one in tasks.values()]
+        models = [modelled(one, model, shared, shape, bases, stack) for one in tasks.values()]
         units = [run.unit(one, each, accelerator, own) for one, (each, own) in zip(tasks.values(), models, strict=True)]
         record = {**asdict(settings), **sharing.record(), **shape, "base": signature.fingerprint}
         record["data"] = {task: one.digest for task, one in tasks.items()}
+        record["quantisation"] = recorded(run.quantisation)
         loop = Loop(
             accelerator, units, shared, sharing.balance(tasks, shared, units, settings), settings,
             sampler=sharing.sampler(tasks, settings),
@@ -120,7 +121,7 @@ def train_group(
     return Grouped(done, heads)
 
 
-def _modelled(
+def modelled(
     one: Prepared,
     carrier: Any,
     shared: Mapping[str, Tensor],
@@ -128,7 +129,16 @@ def _modelled(
     bases: Bases,
     stack: ExitStack,
 ) -> tuple[Any, dict[str, Tensor]]:
-    """A task's model around the group's weights, and the weights of its own head."""
+    """A task's model around the weights that it shares, and the weights of its own head.
+
+    Args:
+        one: The task's data.
+        carrier: The PEFT model that generates; a task that does so too is in it.
+        shared: Its weights, by PEFT's name.
+        shape: What decides the adapter's shape.
+        bases: The bases of this fit.
+        stack: Takes the adapters off the bases at its end.
+    """
     head = one.task.head
     if head == "generation":
         return carrier, {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,18 +9,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 
 from adapterhub.errors import AdapterHubError
-from adapterhub.training._balance import Balance
-from adapterhub.training._batches import Batch, by_length, collate, schedule, steps_per_epoch
-from adapterhub.training._checkpoint import Checkpoint, Evaluation, Progress, Track
+from adapterhub.training._balance import Balance, Found
+from adapterhub.training._batches import collate, schedule, steps_per_epoch
+from adapterhub.training._checkpoint import Checkpoint, Progress, State, Track
 from adapterhub.training._encode import Features
 from adapterhub.training._score import Score, evaluate
 from adapterhub.training._settings import Settings
 from adapterhub.training._unit import Unit, losses_of, task_gradient
+from adapterhub.training._watch import Watch
 from adapterhub.training.optimisers import optimizer_of, parameter_groups
-from adapterhub.training.sampling import Pacing, TaskSampler, curriculum
+from adapterhub.training.sampling import ExhaustedError, Pacing, TaskSampler, curriculum
 from adapterhub.training.weighting import LossWeighting
 
 __all__ = ["DivergedError", "Loop"]
@@ -32,7 +33,15 @@ class DivergedError(AdapterHubError, ArithmeticError):
 
 
 class Loop:
-    """Trains weights on the tasks that share them; the best by validation, else the last, are in them afterwards.
+    """Trains weights on the tasks that share them.
+
+    With validation rows the weights in them afterwards are those of the best look, one task's by its metric, several
+    tasks' by the mean of their losses, each over its first one. What a task trains alone comes from the task's own best
+    look where it validates better with the shared weights that were kept. Without any they are the last ones.
+
+    With `patience` a task that has not improved for so many looks is no longer drawn, and a step of all tasks takes
+    those that are left; where a weighting compares the tasks it goes on giving gradients. With the last one the run
+    ends. A task without training rows is measured, and one without validation rows has no say.
 
     Args:
         accelerator: Where the models are; its processes share each batch.
@@ -63,10 +72,10 @@ class Loop:
         self._shared = dict(shared)
         self._balance, self._sampler = balance, sampler
         # A task's own weights are named after it, by a name that no module has.
-        own = {f"{unit.name}.{name}": weight for unit in units for name, weight in unit.own.items()}
-        self._weights = {**self._shared, **own}
+        own = {_own(unit.name, name): weight for unit in units for name, weight in unit.own.items()}
+        weights = {**self._shared, **own}
         groups = parameter_groups(
-            self._weights.items(),
+            weights.items(),
             settings.learning_rate,
             lora_plus_ratio=settings.lora_plus_ratio,
             task_rates=rates,
@@ -74,12 +83,14 @@ class Loop:
         learned = [] if balance.weighting is None else list(balance.weighting.to(accelerator.device).parameters())
         if learned:
             groups.append({"params": learned, "names": ["weighting"] * len(learned), "lr": settings.learning_rate})
-        self._optimizer = optimizer_of(settings.optimiser, groups)
-        self._scheduler = LambdaLR(self._optimizer, settings.factor)
-        self._best: dict[str, Tensor] = {}
+        optimizer = optimizer_of(settings.optimiser, groups)
+        scheduler = LambdaLR(optimizer, settings.factor)
+        self._state = State(weights, optimizer, scheduler, balance.weighting, sampler)
+        self._kept: dict[
+            str, Tensor
+        ] = {}  # `best.<name>`: all weights at the best look; `own.<name>`: at a task's best
         self._pass = max(1, *(steps_per_epoch(len(unit.rows), settings.batch_size) for unit in units))
-        self._validation = {unit.name: self._placed(unit) for unit in units}
-        self._asked = {name: itertools.cycle(batches) for name, batches in self._validation.items()}
+        self._watch = Watch(units, settings, accelerator.device, narrows=balance.adds_up)
 
     def run(self, resume: bool, report: Callable[[int, float], None]) -> Progress:
         """Train.
@@ -93,27 +104,26 @@ class Loop:
 
         Raises:
             DivergedError: If a loss or gradient is not finite; the last checkpoint is kept.
+            IntegrityError: If a checkpoint cannot be written; the one before is kept.
         """
-        orders = {name: self._order(unit) for name, unit in self._units.items()}
+        orders = {name: self._order(unit) for name, unit in self._units.items() if unit.rows}
         if resume and self._checkpoint is not None and self._checkpoint.path.exists():
-            self.progress, self._best = self._checkpoint.restore(
-                self._weights, self._optimizer, self._scheduler, self._balance.weighting, self._sampler
-            )
+            self.progress, self._kept = self._checkpoint.restore(self._state)
             self._balance.conflicts = self.progress.conflicts
         progress, settings = self.progress, self._settings
         batches = {name: order(progress.tracks[name].batches) for name, order in orders.items()}
         begin, smooth = time.monotonic() - progress.seconds, math.nan
         while progress.step < settings.steps and not progress.stopped:
-            loss = self._step(self._next(), batches)
-            progress.step += 1
-            smooth = loss if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss
-            report(progress.step, smooth)
-            if progress.step % settings.every == 0 or progress.step == settings.steps:
+            if names := self._next():
+                loss = self._step(names, batches)
+                progress.step += 1
+                smooth = loss if math.isnan(smooth) else 0.95 * smooth + 0.05 * loss
+                report(progress.step, smooth)
+            progress.stopped = not names
+            if progress.step % settings.every == 0 or progress.step == settings.steps or progress.stopped:
                 progress.seconds = time.monotonic() - begin
                 self._look()
-        with torch.no_grad():
-            for name, tensor in self._best.items():
-                self._weights[name].copy_(tensor)
+        self._settle()
         return progress
 
     def step(self, batches: Mapping[str, Sequence[Features]]) -> dict[str, float]:
@@ -139,23 +149,37 @@ class Loop:
             for name, rows in batches.items()
         }
         self._balance.apply(found, self._validation_gradient())
-        bound = self._settings.max_grad_norm
-        touched = [weight for weight in self._weights.values() if weight.grad is not None]
-        norm = float(torch.nn.utils.clip_grad_norm_(touched, math.inf if bound is None else bound))
+        bound, optimizer = self._settings.max_grad_norm, self._state.optimizer
+        touched = [weight for weight in self._state.weights.values() if weight.grad is not None]
+        norm = get_total_norm([weight.grad for weight in touched if weight.grad is not None])
         losses = {name: loss for name, (loss, _) in found.items()}
-        for name, loss in losses.items():
-            if not math.isfinite(loss) or not math.isfinite(norm):
-                self._optimizer.zero_grad()
-                raise DivergedError(self._diverged(batches[name], loss))
-        self._optimizer.step()
+        if not all(math.isfinite(number) for number in (float(norm), *losses.values())):
+            optimizer.zero_grad()
+            raise DivergedError(self._diverged(batches, found))
+        if bound is not None:
+            clip_grads_with_norm_(touched, bound, norm)
+        optimizer.step()
         self._balance.measure()
-        self._scheduler.step()
-        self._optimizer.zero_grad()
+        self._state.scheduler.step()
+        optimizer.zero_grad()
         self._tell_weighting(batches)
         return losses
 
+    def _left(self) -> list[str]:
+        """The tasks that take part in the steps."""
+        return [n for n, unit in self._units.items() if unit.rows and not self.progress.tracks[n].stopped]
+
     def _next(self) -> list[str]:
-        return list(self._units) if self._sampler is None else [self._sampler.next()]
+        """Whose batches the next step takes; none where no task that is left may be drawn again."""
+        left = self._left()
+        if self._sampler is None:
+            return left
+        try:
+            return [self._sampler.next(left)]
+        except ExhaustedError:
+            if len(left) == len(self._units):
+                raise
+            return []
 
     def _step(self, names: Sequence[str], batches: Mapping[str, Iterator[list[int]]]) -> float:
         rows = {name: [self._units[name].rows[place] for place in next(batches[name])] for name in names}
@@ -168,95 +192,87 @@ class Loop:
     def _order(self, unit: Unit) -> Callable[[int], Iterator[list[int]]]:
         """From the number of batches taken to the batches to come."""
         settings, lengths = self._settings, [len(row.ids) for row in unit.rows]
-        if settings.curriculum is None:
-            return lambda start: schedule(lengths, settings.batch_size, settings.seed, start)
+        size, seed = settings.batch_size, settings.seed + unit.stream
+        if settings.curriculum is None or unit.stream:
+            return lambda start: schedule(lengths, size, seed, start)
         easy = [float(n) for n in lengths]
         if settings.curriculum == "loss":
             easy = losses_of(self._accelerator, unit, unit.rows)
         pacing = Pacing(max(1, settings.steps // 2))
-        return lambda start: curriculum(easy, lengths, settings.batch_size, settings.seed, start, pacing=pacing)
-
-    def _placed(self, unit: Unit) -> list[Batch]:
-        batches = by_length(unit.validation, 2 * self._settings.batch_size)
-        return [collate(rows, unit.head, unit.pad).to(self._accelerator.device) for rows in batches]
+        return lambda start: curriculum(easy, lengths, size, seed, start, pacing=pacing)
 
     def _validation_gradient(self) -> Tensor | None:
         if not getattr(self._balance.weighting, "needs_validation_gradient", False):
             return None
         total: Tensor | None = None
         for name, unit in self._units.items():
-            _, parts = task_gradient(
-                self._accelerator, unit, next(self._asked[name]).rows, list(self._shared.values()), None
-            )
+            rows = self._watch.batch(name, self.progress.step).rows
+            _, parts = task_gradient(self._accelerator, unit, rows, list(self._shared.values()), None)
             flat = torch.cat([part.flatten() for part in parts])
             total = flat if total is None else total + flat
         return total
 
     def _tell_weighting(self, batches: Mapping[str, Sequence[Features]]) -> None:
-        weighting = self._balance.weighting
+        weighting, step = self._balance.weighting, self.progress.step
         if weighting is None:
             return
-        if (self.progress.step + 1) % self._pass == 0:
+        if (step + 1) % self._pass == 0:
             weighting.epoch()
         if not isinstance(weighting, LossWeighting):
             return
         if weighting.needs_validation_losses:
-            scores = [evaluate(u.model, [next(self._asked[name])], u.head) for name, u in self._units.items()]
+            scores = [evaluate(u.model, [self._watch.batch(name, step)], u.head) for name, u in self._units.items()]
             weighting.observe_validation(torch.tensor([score.loss for score in scores]))
         if weighting.needs_losses_after_step and len(batches) == len(self._units):
             units = [(self._units[name], rows) for name, rows in batches.items()]
             placed = [(u, collate(rows, u.head, u.pad).to(self._accelerator.device)) for u, rows in units]
             weighting.observe_after_step(torch.tensor([evaluate(u.model, [b], u.head).loss for u, b in placed]))
 
-    def _diverged(self, rows: Sequence[Features], loss: float) -> str:
+    def _diverged(self, batches: Mapping[str, Sequence[Features]], found: Found) -> str:
+        wrong = [name for name, (loss, parts) in found.items() if not _finite(loss, parts)]
+        name = next(iter(wrong or batches))  # where each is finite by itself, their sum is not
+        rows = batches[name]
         names = ", ".join(row.example.where for row in rows[:8]) + (", ..." if len(rows) > 8 else "")
         kept = f" The checkpoint before it is kept in {self._checkpoint.path.parent}." if self._checkpoint else ""
         return (
-            f"Step {self.progress.step + 1}: loss and gradient are finite numbers. Found loss {loss} in the batch of "
-            f"{names}. Lower the learning rate (now {self._settings.learning_rate}) or look at these rows.{kept}"
+            f"Step {self.progress.step + 1}: loss and gradient are finite numbers. Found loss {found[name][0]} in the "
+            f"batch of {names}. Lower the learning rate (now {self._settings.learning_rate}) or look at these "
+            f"rows.{kept}"
         )
 
     def _look(self) -> None:
         """Evaluate, remember the best weights, decide on stopping, and save."""
-        progress, patience = self.progress, self._settings.patience
-        scores = {name: self._score(unit) for name, unit in self._units.items()}
-        for name, score in scores.items():
-            self._track(progress.tracks[name], score, self._units[name].head)
-        if all(scores.values()):
-            key = self._key({name: score for name, score in scores.items() if score is not None})
-            if math.isfinite(sum(key)) and (not progress.best or key < progress.best):
-                progress.best = key
-                self._best = {name: tensor.detach().clone() for name, tensor in self._weights.items()}
-        progress.stopped = patience is not None and all(t.misses >= patience for t in progress.tracks.values())
-        self._observe({name: score for name, score in scores.items() if score is not None})
+        progress, left = self.progress, self._left()
+        if any(track.history and track.history[-1].step == progress.step for track in progress.tracks.values()):
+            return
+        look = self._watch.look(progress)
+        weights = self._state.weights
+        if look.best:
+            self._kept |= {f"best.{name}": weight.detach().clone() for name, weight in weights.items()}
+        for name in look.improved:
+            owned = [_own(name, weight) for weight in self._units[name].own]
+            self._kept |= {f"own.{key}": weights[key].detach().clone() for key in owned}
+        self._observe(look.scores, left)
         if self._checkpoint is not None and self._accelerator.is_main_process:
-            self._checkpoint.save(
-                progress, self._weights, self._best, self._optimizer, self._scheduler,
-                self._balance.weighting, self._sampler,
-            )  # fmt: skip
+            self._checkpoint.save(progress, self._state, self._kept)
 
-    def _score(self, unit: Unit) -> Score | None:
-        batches = self._validation[unit.name]
-        return evaluate(unit.model, batches, unit.head) if batches else None
+    @torch.no_grad()
+    def _settle(self) -> None:
+        """Put the weights of the best look in, and of each task's own those that validate better with them."""
+        for key, weight in self._state.weights.items():
+            weight.copy_(self._kept.get(f"best.{key}", weight))
+        for name, unit in self._units.items():
+            own = {weight: self._kept.get(f"own.{_own(name, key)}", weight) for key, weight in unit.own.items()}
+            if all(torch.equal(weight, other.to(weight.device)) for weight, other in own.items()):
+                continue
+            now, before = self._watch.score(name).key(unit.head), [weight.clone() for weight in own]
+            for weight, other in own.items():
+                weight.copy_(other)
+            if not self._watch.score(name).key(unit.head) < now:
+                for weight, old in zip(own, before, strict=True):
+                    weight.copy_(old)
 
-    def _track(self, track: Track, score: Score | None, head: str) -> None:
-        found = (score.loss, score.metric) if score else (None, None)
-        track.history.append(Evaluation(self.progress.step, track.losses / max(track.since, 1), *found))
-        track.losses, track.since = 0.0, 0
-        if score is not None:
-            key = score.key(head)
-            better = math.isfinite(sum(key)) and (not track.best or key < track.best)
-            track.best, track.misses = (key, 0) if better else (track.best, track.misses + 1)
-
-    def _key(self, scores: Mapping[str, Score]) -> tuple[float, ...]:
-        """Less is better: one task's own key; of several the mean of their losses, each over its first one."""
-        if len(scores) == 1:
-            (name, score), *_ = scores.items()
-            return score.key(self._units[name].head)
-        first = {name: track.history[0].validation_loss or 1.0 for name, track in self.progress.tracks.items()}
-        return (math.fsum(score.loss / first[name] for name, score in scores.items()) / len(scores),)
-
-    def _observe(self, scores: Mapping[str, Score]) -> None:
+    def _observe(self, scores: Mapping[str, Score], left: Sequence[str]) -> None:
         """Tell the sampler and the weighting how far each task is; a generating one by its likelihood a token."""
         metrics = {n: math.exp(-s.loss) if s.metric is None else s.metric for n, s in scores.items()}
         if self._sampler is not None and metrics:
@@ -265,5 +281,12 @@ class Loop:
         self.progress.conflicts = self._balance.conflicts
         if weighting is not None:
             weighting.observe(metrics)
-            last = weighting.weights()
-            self.progress.weights.append([] if last is None else last.tolist())
+            self.progress.weights.append(self._balance.weights(left))
+
+
+def _own(task: str, name: str) -> str:
+    return f"{task}.{name}"
+
+
+def _finite(loss: float, parts: Sequence[Tensor]) -> bool:
+    return math.isfinite(loss) and all(bool(part.isfinite().all()) for part in parts)

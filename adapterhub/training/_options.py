@@ -64,6 +64,7 @@ _RULES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "per_task_clip": _POSITIVE,
     "micro_batch_size": _COUNT,
     "seed": ("a whole number from 0 to 4294967295", lambda value: _is_whole(value) and 0 <= value < 2**32),
+    "norms": ("True or False", lambda value: isinstance(value, bool)),
 }
 
 
@@ -98,6 +99,7 @@ class Options:
     micro_batch_size: int | None
     curriculum: str | None
     gradient_checkpointing: bool
+    norms: bool = False
 
     def __post_init__(self) -> None:
         faults = list(self._faults())
@@ -117,7 +119,7 @@ class Options:
 
     @property
     def shape(self) -> dict[str, Any]:
-        """What decides the adapter's shape."""
+        """What decides the shape of any adapter of the run."""
         return {"method": self.method, "rank": self.rank, "alpha": self.alpha, "targets": self.targets}
 
     def settings(self, steps_per_epoch: int) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,8 @@ from adapterhub.training._split import sample, split, without
 from adapterhub.training._stack import Below
 
 __all__ = ["Prepared", "open_task", "prepare"]
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def _encoded(
     faults: list[str],
 ) -> Prepared:
     examples, validation, duplicates = parts
+    _warn_of_one_label(task, examples)
     tokenizer, length, encode = open_task(task, path, max_length)
     scale = 1.0
     if task.head == "regression":
@@ -150,6 +154,19 @@ def _encoded(
     aside, more = encode(validation)
     faults += found + more
     return Prepared(task, path, tokenizer, length, rows, aside, encode.truncated, duplicates, scale)
+
+
+def _warn_of_one_label(task: Task, examples: Sequence[Example]) -> None:
+    """Tell where training rows hold one label alone: an adapter learns from them to give it always."""
+    seen = {label for example in examples for label in example.tags or (example.label,)}
+    if len(seen) == 1 and len(task.labels) > 1:
+        _LOG.warning(
+            "%s: training rows are of several labels. Found `%s` alone in %d rows, which teach to answer it always. "
+            "Add rows of the others, or look at them with `adapterhub doctor`.",
+            task.name,
+            task.labels[min(seen)],
+            len(examples),
+        )
 
 
 def open_task(task: Task, path: str, max_length: int | None) -> tuple[Any, int, RowEncoder]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -23,7 +24,7 @@ class FitResult:
         task: The card with the measured metric, and with the adapter's version if it was registered.
         steps: Steps done.
         seconds: Time spent in the loop, resumed sessions included.
-        train_loss: Mean loss of the batches before the last evaluation.
+        train_loss: Mean loss of the batches before the last evaluation; for a group the mean over its tasks.
         validation_loss: Mean validation loss of the weights that were kept, or None without validation rows.
         metric_name: What was measured, such as `validation_accuracy`; empty without validation rows.
         metric: Its value, measured with the weights that were kept; None without validation rows.
@@ -36,6 +37,7 @@ class FitResult:
         history: Every evaluation on the way.
         tasks: For a group's adapter, every evaluation of each of its tasks.
         weights: For a group's adapter, at each evaluation the weights that the weighting gave the tasks in their order.
+        stops: For a group's adapter, the step after which early stopping left a task out, for each that it did.
         conflicts: For a group's adapter, the shares of the steps whose direction, and whose update, hurt a task to
             first order; None where every step had one task.
     """
@@ -56,6 +58,7 @@ class FitResult:
     history: tuple[Evaluation, ...]
     tasks: Mapping[str, tuple[Evaluation, ...]] = field(default_factory=dict)
     weights: tuple[tuple[float, ...], ...] = ()
+    stops: Mapping[str, int] = field(default_factory=dict)
     conflicts: tuple[float, float] | None = None
 
 
@@ -104,7 +107,7 @@ def group_result(task: Task, parts: Mapping[str, Prepared], progress: Progress, 
     counted = progress.conflicts
     steps = counted.get("steps", 0)
     looks = list(zip(*(track.history for track in progress.tracks.values()), strict=True))
-    history = tuple(Evaluation(entries[0].step, fmean(e.train_loss for e in entries), None, None) for entries in looks)
+    history = tuple(Evaluation(entries[0].step, _mean(e.train_loss for e in entries), None, None) for entries in looks)
     return FitResult(
         task=task,
         steps=progress.step,
@@ -122,8 +125,15 @@ def group_result(task: Task, parts: Mapping[str, Prepared], progress: Progress, 
         history=history,
         tasks=tasks,
         weights=tuple(tuple(weights) for weights in progress.weights),
+        stops={name: track.stopped for name, track in progress.tracks.items() if track.stopped},
         conflicts=(counted["directions"] / steps, counted["updates"] / steps) if steps else None,
     )
+
+
+def _mean(losses: Iterable[float]) -> float:
+    """Of those that are known: a task that was not drawn yet has no loss."""
+    known = [loss for loss in losses if not math.isnan(loss)]
+    return fmean(known) if known else math.nan
 
 
 def _unscaled(entry: Evaluation, scale: float) -> Evaluation:

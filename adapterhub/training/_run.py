@@ -11,18 +11,21 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from peft import PeftConfig
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from adapterhub.adapter import describe_base
+from adapterhub.adapter import BaseSignature
 from adapterhub.training._adapt import adapted, adapter_config, memory_saving_layers
 from adapterhub.training._balance import Balance
-from adapterhub.training._base import Bases, base_id
+from adapterhub.training._base import Bases
 from adapterhub.training._batches import by_length, collate, steps_per_epoch
 from adapterhub.training._checkpoint import Checkpoint, Progress
 from adapterhub.training._loop import Loop
 from adapterhub.training._options import Options
 from adapterhub.training._prepare import Prepared
 from adapterhub.training._progress import progress_bar, say
+from adapterhub.training._quantised import recorded
 from adapterhub.training._save import save_adapter
 from adapterhub.training._score import Score, evaluate, exact_match
 from adapterhub.training._tie import begin_from, fill
@@ -40,12 +43,14 @@ class Run:
         checkpoints: Folder for checkpoints, or None.
         resume: Whether to go on from them.
         progress: Whether to show a bar.
+        quantisation: How bases are quantised while they are loaded; None for not at all.
     """
 
     options: Options
     checkpoints: Path | None
     resume: bool
     progress: bool
+    quantisation: Any = None
 
     def accelerator(self) -> Accelerator:
         """The entry to accelerate, on the GPU if there is one; its processes share each batch between them."""
@@ -53,6 +58,20 @@ class Run:
         if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
             AcceleratorState._reset_state()  # it is global, and refuses a second precision in one process
         return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=wanted)
+
+    def bases(self) -> Bases:
+        """No bases yet; what is loaded is quantised as this run says."""
+        return Bases(self.quantisation)
+
+    def config(self, model: PreTrainedModel, head: str, base: BaseSignature) -> PeftConfig:
+        """The PEFT configuration of a task's own adapter.
+
+        Args:
+            model: The base with its head.
+            head: The card's head.
+            base: The base.
+        """
+        return adapter_config(model, head, **self.options.shape, norms=base.norms if self.options.norms else None)
 
     def unit(
         self, one: Prepared, model: Any, accelerator: Accelerator, own: Mapping[str, Tensor] | None = None
@@ -88,16 +107,16 @@ class Run:
         options, head, pad = self.options, one.task.head, one.tokenizer.pad_token_id
         set_seed(options.seed)
         base = bases.load(one.path, head, one.labels, pad)
-        signature = describe_base(base, base_id(one.path))
+        signature = bases.signature(one.path, base)
         settings = options.settings(steps_per_epoch(len(one.rows), options.batch_size))
         say(self.shown(accelerator), _summary(one))
         set_seed(options.seed)
         with (
-            adapted(base, adapter_config(base, head, **options.shape), one.chain, signature) as model,
+            adapted(base, self.config(base, head, signature), one.chain, signature) as model,
             progress_bar(self.shown(accelerator), one.task.name, settings.steps) as report,
         ):
             if one.begin is not None:
-                begin_from(model, one.begin[0], head=one.begin[1])
+                begin_from(model, one.begin[0], signature, head=one.begin[1])
             fill(model, one.initial)
             shared = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
             loop = Loop(
@@ -122,6 +141,7 @@ class Run:
         if self.checkpoints is None:
             return None
         run = {**settings, **self.options.shape, "data": one.digest, "stack": one.stack, "begin": str(one.begin)}
+        run |= {"norms": self.options.norms, "quantisation": recorded(self.quantisation)}
         return Checkpoint(self.checkpoints / one.task.name, run)
 
     def _measure(self, model: Any, one: Prepared, accelerator: Accelerator) -> Score | None:

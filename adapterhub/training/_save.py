@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 
 from adapterhub.adapter import BaseSignature, seal
 from adapterhub.training._base import HEADS
+from adapterhub.training._disk import writing
 
 __all__ = ["save_adapter"]
 
@@ -31,8 +32,16 @@ def save_adapter(
 
     Returns:
         The folder's content hash.
+
+    Raises:
+        IntegrityError: If the disk is full; nothing of the folder is left.
     """
     folder.mkdir(parents=True)
+    with writing(folder, "Nothing of it is left. Free space, then train again: with resume=True, from the checkpoint."):
+        return _write(model, folder, base, stack, head_scale)
+
+
+def _write(model: Any, folder: Path, base: BaseSignature, stack: Mapping[str, str] | None, head_scale: float) -> str:
     tensors = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     tensors = {
         name: (tensor * head_scale if _of_head(name) else tensor).detach().to("cpu", torch.float32).contiguous()

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import set_seed
 
-from adapterhub.adapter import BaseSignature, describe_base
+from adapterhub.adapter import BaseSignature
 from adapterhub.errors import InputError
 from adapterhub.task import Task
-from adapterhub.training._adapt import adapted, adapter_config
+from adapterhub.training._adapt import adapted
 from adapterhub.training._balance import Balance
-from adapterhub.training._base import Bases, base_id
+from adapterhub.training._base import Bases
 from adapterhub.training._deliver import Delivery
 from adapterhub.training._encode import Features, RowEncoder
 from adapterhub.training._examples import check_rows, data_error
@@ -53,7 +53,7 @@ class Session:
         self._registry, self._run = registry, run
         self._encoders: dict[str, RowEncoder] = {}
         self._open = {name: self._opened(task, path) for name, (task, path) in tasks.items()}
-        self._stack, self._accelerator, bases = ExitStack(), run.accelerator(), Bases()
+        self._stack, self._accelerator, bases = ExitStack(), run.accelerator(), run.bases()
         self._signatures: dict[str, BaseSignature] = {}
         self._models = {name: self._model(name, opened, bases) for name, opened in self._open.items()}
         units = [self._unit(name) for name in self._open]
@@ -140,8 +140,8 @@ class Session:
         options, head = self._run.options, opened.task.head
         set_seed(options.seed)
         base = bases.load(opened.path, head, opened.labels, opened.tokenizer.pad_token_id, name)
-        self._signatures[name] = describe_base(base, base_id(opened.path))
-        config = adapter_config(base, head, **options.shape)
+        self._signatures[name] = bases.signature(opened.path, base)
+        config = self._run.config(base, head, self._signatures[name])
         set_seed(options.seed)  # fresh weights are those of a fit, whatever was drawn for a head
         return self._stack.enter_context(adapted(base, config, opened.chain, self._signatures[name]))
 

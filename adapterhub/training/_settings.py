@@ -19,7 +19,7 @@ class Settings:
         every: Steps between evaluations and checkpoints.
         warmup: Share of the steps over which the learning rate rises.
         decay: Shape of its fall to zero, `linear` or `cosine`.
-        patience: Evaluations without improvement after which the run ends; None for never.
+        patience: Evaluations without improvement after which a task stops, and with the last the run; None for never.
         seed: Seed of the order and of the fresh weights.
         mixed_precision: accelerate's word, `no` or `bf16`.
         optimiser: One of `optimisers.OPTIMISERS`.

@@ -14,7 +14,7 @@ from adapterhub.training._prepare import Prepared
 from adapterhub.training._settings import Settings
 from adapterhub.training._unit import Unit
 from adapterhub.training.sampling import SAMPLINGS, Stage, TaskSampler, sampler_of
-from adapterhub.training.weighting import WEIGHTINGS, weighting_of
+from adapterhub.training.weighting import WEIGHTINGS, GradientWeighting, LossWeighting, weighting_of
 
 __all__ = ["Sharing"]
 
@@ -22,6 +22,10 @@ __all__ = ["Sharing"]
 @dataclass(frozen=True)
 class Sharing:
     """How the tasks of a group share its adapter.
+
+    With `patience` a task stops that has not improved for so many validations, and the others go on. It is drawn no
+    more, or left out of the sum that each step follows; any other weighting compares the tasks, and there a stopped
+    task goes on giving its gradient until all have stopped.
 
     Args:
         weighting: A name, a weighting or a TorchJD object; `sum` adds the gradients up.
@@ -78,6 +82,9 @@ class Sharing:
             shared: The weights that all of them train.
             units: The tasks in the run, in the same order.
             settings: The run's settings.
+
+        Raises:
+            InputError: If the weighting is of other tasks, or asks for validation rows that a task lacks.
         """
         static = {name: one.task.loss_weight for name, one in tasks.items()}
         weighting = None
@@ -87,6 +94,7 @@ class Sharing:
             weighting = weighting_of(
                 self.weighting, list(tasks), static=static, targets=self.targets, seed=settings.seed, **options
             )
+            _check_validation(weighting, units)
         own = {unit.name: list(unit.own.values()) for unit in units}
         return Balance(weighting, list(shared.values()), own, clip=settings.per_task_clip, factors=static)
 
@@ -125,3 +133,13 @@ class Sharing:
             "stages": None if self.stages is None else [str(stage) for stage in self.stages],
             "rates": dict(self.rates),
         }
+
+
+def _check_validation(weighting: LossWeighting | GradientWeighting, units: Sequence[Unit]) -> None:
+    asks = ("needs_validation_losses", "needs_validation_gradient")
+    lacking = [unit.name for unit in units if not unit.validation]
+    if lacking and any(getattr(weighting, name, False) for name in asks):
+        raise InputError(
+            f"Weighting {type(weighting).__name__} goes by validation rows in every step. Found none of "
+            f"{', '.join(lacking)}. Set `validation`."
+        )

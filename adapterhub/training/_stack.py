@@ -78,12 +78,16 @@ def lay_below(model: Any, chain: Sequence[Below], base: BaseSignature) -> None:
     Raises:
         IntegrityError: If one of them is damaged or another than the one asked for.
         IncompatibleAdapterError: If one of them does not fit the base.
-        InputError: If one of them is of another method than the new adapter.
+        InputError: If one of them is of another method than the new adapter, or stores normalisations of its own.
     """
     tuner, method = model.base_model, model.peft_config["default"].peft_type
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for position, below in enumerate(chain):
-        read_adapter(below.folder, base, sha256=below.sha256)
+        if read_adapter(below.folder, base, sha256=below.sha256).norms:
+            raise InputError(
+                f"An adapter that others stand on leaves the normalisations to them. Found {below.name}, which stores "
+                "its own. Train it without `norms`."
+            )
         config = PeftConfig.from_pretrained(str(below.folder))
         if config.peft_type != method:
             raise InputError(

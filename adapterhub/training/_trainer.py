@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from accelerate import Accelerator
 
@@ -18,6 +18,7 @@ from adapterhub.training._deliver import Delivery
 from adapterhub.training._group import check_group, train_group
 from adapterhub.training._options import Options, validations
 from adapterhub.training._prepare import Prepared, prepare
+from adapterhub.training._quantised import check_quantisation
 from adapterhub.training._result import FitResult, group_result, result
 from adapterhub.training._rows import DataSource
 from adapterhub.training._run import Run
@@ -25,6 +26,7 @@ from adapterhub.training._score import METRICS
 from adapterhub.training._session import Session
 from adapterhub.training._sharing import Sharing
 from adapterhub.training._stack import Below, chain_of
+from adapterhub.training._tie import start_of
 
 if TYPE_CHECKING:
     from adapterhub.registry import Registry
@@ -56,7 +58,7 @@ class Trainer:
         validation: Share of the inputs to set aside, or validation data, or either by task name; 0 for none.
         validation_rows: Validation rows at most.
         evaluate_every: Steps between evaluations and checkpoints; by default a tenth of the run.
-        patience: Evaluations without improvement after which a run stops; None for never.
+        patience: Evaluations without improvement after which a task stops, and with the last the run; None for never.
         seed: Seed of the fresh weights and of the order of the rows.
         mixed_precision: `no` or `bf16`.
         optimiser: A name in `optimisers.OPTIMISERS`.
@@ -67,6 +69,10 @@ class Trainer:
         gradient_checkpointing: Keep only the layers' inputs for the way back: less memory, a third more time.
         curriculum: `length` or `loss` for easy rows first (Bengio et al. 2009): short ones, or those that the base
             finds likely.
+        norms: Train the base's normalisations beside the adapter, each task its own copies; a group's adapter has none.
+        quantization_config: A configuration of transformers' quantisers (`BitsAndBytesConfig`, `TorchAoConfig`): the
+            frozen base is quantised while it is loaded, adapters and heads train in floating point on top (QLoRA,
+            Dettmers et al. 2023), and they are sealed to the base as its files have it.
         sharing: How the tasks of a group share its adapter.
         checkpoints: Folder for checkpoints, one folder below it for each task; None for none.
         resume: Go on from the checkpoints there.
@@ -104,6 +110,8 @@ class Trainer:
         micro_batch_size: int | None = None,
         gradient_checkpointing: bool = False,
         curriculum: Literal["length", "loss"] | None = None,
+        norms: bool = False,
+        quantization_config: Any = None,
         sharing: Sharing | None = None,
         checkpoints: str | Path | None = None,
         resume: bool = False,
@@ -137,9 +145,12 @@ class Trainer:
             micro_batch_size=micro_batch_size,
             gradient_checkpointing=gradient_checkpointing,
             curriculum=curriculum,
+            norms=norms,
         )
         self._sharing = sharing or Sharing()
-        self._run = Run(options, None if checkpoints is None else Path(checkpoints), resume, progress)
+        check_quantisation(quantization_config)
+        folder = None if checkpoints is None else Path(checkpoints)
+        self._run = Run(options, folder, resume, progress, quantization_config)
 
     def fit(
         self,
@@ -147,7 +158,7 @@ class Trainer:
         cards: Mapping[str, Task] | None = None,
         *,
         group: str | None = None,
-        init_from: Mapping[str, str] | None = None,
+        init_from: Mapping[str, str | Path] | None = None,
         register: bool = True,
         out: str | Path | None = None,
     ) -> dict[str, FitResult]:
@@ -162,8 +173,9 @@ class Trainer:
             cards: Cards of tasks that the registry does not hold, or that are to replace its own.
             group: The branch whose adapter to train on the tasks, all of which lie below it. It becomes a task of that
                 name that generates; without a card of its own it is described by the names of its tasks.
-            init_from: By task, another one whose adapter it begins with, of the same method, rank and targets. The
-                head is taken over where the labels are the same.
+            init_from: By task, another one whose adapter it begins with, or the PEFT folder of an adapter such as that
+                of `meta_init`, of the same method, rank and targets. The head of another task is taken over where the
+                labels are the same.
             register: Put each card with its adapter into the registry.
             out: Folder for the adapter folders, `<out>/<task>`; they must not be there yet.
 
@@ -188,7 +200,7 @@ class Trainer:
         )
         for name, other in (init_from or {}).items():
             prepared[name] = self._begun(name, prepared, other)
-        bases, accelerator = Bases(), self._run.accelerator()
+        bases, accelerator = self._run.bases(), self._run.accelerator()
         results = {}
         if group is None:
             prepared = {n: replace(one, chain=chain_of(self._registry, one.task)) for n, one in prepared.items()}
@@ -234,14 +246,11 @@ class Trainer:
         }
         return group_result(task, tasks, found.progress, folder), above
 
-    def _begun(self, name: str, prepared: Mapping[str, Prepared], other: str) -> Prepared:
+    def _begun(self, name: str, prepared: Mapping[str, Prepared], other: str | Path) -> Prepared:
         if name not in prepared:
             raise InputError(f"`init_from` names tasks that are trained here. Found {name}.")
-        folder, card = self._registry.adapter_path(other), self._registry[other]
-        if folder is None:
-            raise InputError(f"{name}: training begins with an adapter. Found {other}, which has none.")
         one = prepared[name]
-        return replace(one, begin=(folder, (card.head, card.labels) == (one.task.head, one.task.labels)))
+        return replace(one, begin=start_of(self._registry, other, one.task))
 
     def _group_card(self, group: str, tasks: Mapping[str, Prepared]) -> Task:
         if group in self._registry:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from adapterhub.training._batches import collate
+from adapterhub.training._batches import Batch, collate
 from adapterhub.training._encode import IGNORED, Features
 from adapterhub.training._score import batch_loss
 
@@ -27,10 +27,13 @@ class Unit:
         model: The base with the adapter, and with the task's head.
         head: The card's head.
         pad: The padding token.
-        rows: Training rows.
+        rows: Training rows; a run takes no batch of a task without any.
         validation: Validation rows; may be empty.
         own: Weights that this task alone trains, such as its head, beside those that all tasks of the run share.
         layers: Layers that keep only their inputs on the way forward and run again on the way back.
+        loss: The mean loss of a batch, where it is not that of the head.
+        stream: Which random order the rows come in; units of the same rows and stream take the same batches. A
+            curriculum is for stream 0, the task that is learned.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Unit:
     validation: Sequence[Features]
     own: Mapping[str, Tensor] = field(default_factory=dict)
     layers: Sequence[nn.Module] = ()
+    loss: Callable[[Batch], Tensor] | None = None
+    stream: int = 0
 
     @contextmanager
     def saving_memory(self) -> Iterator[None]:
@@ -52,6 +57,10 @@ class Unit:
         finally:
             for layer in self.layers:
                 layer.training = False
+
+    def mean_loss(self, batch: Batch) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        return batch_loss(self.model, batch, self.head)[0] if self.loss is None else self.loss(batch)
 
     def counted(self, rows: Sequence[Features]) -> int:
         """How many labels of rows take part in the loss, which is their mean."""
@@ -82,7 +91,7 @@ def task_gradient(
         part = mine[first : first + (size or len(mine))]
         batch = collate(part, unit.head, unit.pad).to(accelerator.device)
         with unit.saving_memory():
-            mean = batch_loss(unit.model, batch, unit.head)[0] * (unit.counted(part) / total)
+            mean = unit.mean_loss(batch) * (unit.counted(part) / total)
             found = torch.autograd.grad(mean, list(weights), allow_unused=True)
         sums = [a if b is None else a + b for a, b in zip(sums, found, strict=True)]
         loss = loss + mean.detach()

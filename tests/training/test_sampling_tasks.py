@@ -15,6 +15,7 @@ from adapterhub.training.sampling import (
     SAMPLINGS,
     Adaptive,
     Balanced,
+    ExhaustedError,
     Proportional,
     Stage,
     Staged,
@@ -271,3 +272,28 @@ def test_unknown_names_are_refused_while_running():
         make("balanced", stages=[Stage(1.0)]).load_state_dict(staged.state_dict())
     with pytest.raises(InputError, match="`floor` should be a number above 0"):
         Adaptive(SIZES, floor=0.0)
+
+
+@pytest.mark.parametrize(("name", "options"), VARIANTS)
+def test_tasks_that_are_left_out_are_not_drawn_and_the_rest_share_their_mass(name, options):
+    sampler, again = (make(name, seed=3, **options) for _ in range(2))
+    among = ["a/large", "a/middle"]
+    found = [sampler.next(among) for _ in range(100)]
+    assert set(found) <= set(among)
+    assert found == [again.next(among) for _ in range(100)]
+    everyone, anyone = (make(name, seed=4, **options) for _ in range(2))
+    assert [everyone.next(list(SIZES)) for _ in range(100)] == names(anyone, 100)
+
+
+def test_the_rest_keeps_its_proportions():
+    sampler, among = make("proportional"), ["a/middle", "b/small"]
+    counts = Counter(sampler.next(among) for _ in range(STEPS))
+    within_three_sigma(counts, {"a/middle": 10 / 11, "b/small": 1 / 11}, STEPS)
+
+
+def test_a_cap_counts_among_those_that_are_left():
+    sampler = sampler_of("balanced", {"a": 60, "b": 60}, max_repeats=2, batch_size=20, steps=12)
+    assert [sampler.next(["b"]) for _ in range(6)] == ["b"] * 6
+    with pytest.raises(ExhaustedError, match="may take 12 steps"):
+        sampler.next(["b"])
+    assert sampler.next() == "a"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,18 +126,68 @@ def test_a_sampler_draws_one_task_a_step(sampling: str, registry: Registry) -> N
     assert found["tests"].steps == 10
 
 
+NOISY = ("generation", "classification")
+
+
+def noisy(count: int = 60) -> dict[str, list[dict[str, object]]]:
+    """One task with a rule, and one whose labels have none: it is learned by heart, and stops early."""
+    labels = [row["label"] for row in rows("classification", count)]
+    guessed = [row | {"label": label} for row, label in zip(rows("classification", count, 3), labels, strict=True)]
+    return {"tests/generation": rows("generation", count), "tests/classification": guessed}
+
+
+@pytest.mark.parametrize("sharing", [Sharing(), Sharing(sampling="balanced")])
+def test_a_task_of_a_group_stops_by_itself_and_a_resumed_run_ends_with_the_same_bytes(
+    sharing: Sharing, registry: Registry, tmp_path: Path, monkeypatch
+) -> None:
+    import adapterhub.training._loop as loop
+
+    drawn, original, until = [], loop.task_gradient, [10**9]
+
+    def watching(accelerator: object, unit: Any, *rest: Any) -> Any:
+        drawn.append(unit.name)
+        if len(drawn) > until[0]:
+            raise Killed
+        return original(accelerator, unit, *rest)
+
+    monkeypatch.setattr(loop, "task_gradient", watching)
+    options = OPTIONS | {"max_steps": 60, "evaluate_every": 3, "patience": 3, "validation": 0.3, "sharing": sharing}
+    cards = {f"tests/{head}": card(head) for head in NOISY}
+    whole = Trainer(registry, **options).fit(noisy(), cards, group="tests")["tests"]
+    assert set(whole.stops) >= {"tests/classification"}
+    stop = whole.stops["tests/classification"]
+    assert 0 < stop < whole.steps  # the other one goes on
+    counts = {name: sum(entry.step <= whole.steps for entry in looks) for name, looks in whole.tasks.items()}
+    assert len(set(counts.values())) == 1  # both are measured to the end
+    of_group = drawn[: stop * (2 if sharing.sampling is None else 1) + whole.steps - stop]
+    assert "tests/classification" not in of_group[-(whole.steps - stop) :]
+    assert set(of_group) == set(cards)
+    drawn.clear()
+    until[0] = len(of_group) - 3  # in the middle of what comes after the stop
+    options |= {"checkpoints": tmp_path / "checkpoints"}
+    with pytest.raises(Killed):
+        Trainer(registry, **options).fit(noisy(), cards, group="tests")
+    until[0] = 10**9
+    again = Trainer(registry, **options, resume=True).fit(noisy(), cards, group="tests")["tests"]
+    assert content_hash(again.folder) == content_hash(whole.folder)
+    assert (again.stops, again.tasks, again.steps) == (whole.stops, whole.tasks, whole.steps)
+
+
 class Killed(BaseException):
     """As if the process had ended."""
 
 
-@pytest.mark.parametrize("sharing", [Sharing(weighting="uncertainty"), Sharing(sampling="proportional"), Sharing()])
+@pytest.mark.parametrize(
+    "sharing",
+    [Sharing(weighting="uncertainty"), Sharing(weighting="coba"), Sharing(sampling="proportional"), Sharing()],
+)
 def test_a_killed_group_run_resumes_to_the_same_bytes(
     sharing: Sharing, registry: Registry, tmp_path: Path, monkeypatch
 ) -> None:
     import adapterhub.training._unit as unit
 
     heads = ("generation", "classification")
-    options = {"max_steps": 8, "evaluate_every": 2, "sharing": sharing}
+    options = {"max_steps": 8, "evaluate_every": 2, "sharing": sharing, "validation": 0.5, "batch_size": 4}
     whole = fit(registry, heads, **options)
     calls, original = [], unit.batch_loss
 
@@ -220,4 +271,8 @@ def test_what_cannot_be_a_group_is_told(registry: Registry) -> None:
         Sharing(weighting="uncertainty", sampling="balanced")
     with pytest.raises(InputError, match="Found no `sampling`"):
         Sharing(max_repeats=3)
+    for weighting in ("coba", "meta"):
+        asking = Trainer(registry, **OPTIONS | {"validation": 0}, sharing=Sharing(weighting=weighting))
+        with pytest.raises(InputError, match=r"by validation rows in every step\. Found none of tests/gen.*, tests/cl"):
+            asking.fit(data, cards, group="tests")
     assert list(registry) == []

@@ -5,18 +5,19 @@ from __future__ import annotations
 from adapterhub.training.continual._distillation import distillation_loss
 from adapterhub.training.continual._ewc import EWC, fisher_diagonal
 from adapterhub.training.continual._gem import gem_direction
+from adapterhub.training.continual._keeping import KEEPS, Distilled, Keeping
 from adapterhub.training.continual._learner import ContinualLearner
 from adapterhub.training.continual._reservoir import Reservoir
 from adapterhub.training.continual._scores import ContinualScores
-from adapterhub.training.continual._step import KEEPS, SharedStep
 
 __all__ = [
     "EWC",
     "KEEPS",
     "ContinualLearner",
     "ContinualScores",
+    "Distilled",
+    "Keeping",
     "Reservoir",
-    "SharedStep",
     "distillation_loss",
     "fisher_diagonal",
     "gem_direction",

@@ -106,6 +106,18 @@ class EWC:
         squares = self._fisher.to(now.device) * (now - self._anchor.to(now.device)) ** 2
         return 0.5 * self.strength * (squares.sum() + self._constant.to(now.device))
 
+    def gradient(self, parameters: Sequence[Tensor]) -> Tensor:
+        """The gradient of `penalty`: λ F (θ − θ*), (P,) in the parameters' type; 0 before the first task.
+
+        Args:
+            parameters: The weights, in the order of `add_task`.
+        """
+        now = parameters_to_vector(parameters).detach()
+        if self._fisher is None or self._anchor is None:
+            return torch.zeros_like(now)
+        pull = self._fisher.to(now.device) * (now - self._anchor.to(now.device))
+        return (self.strength * pull).to(now.dtype)
+
     def state_dict(self) -> dict[str, Tensor]:
         """`fisher` (P,), `anchor` (P,) and `constant` (): tensors that safetensors stores; empty before a task."""
         if self._fisher is None or self._anchor is None:

@@ -8,19 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adapterhub.errors import InputError, IntegrityError
+from adapterhub.errors import InputError, IntegrityError, did_you_mean
 from adapterhub.task import Task
+from adapterhub.training._deliver import Delivery
 from adapterhub.training._encode import Features
 from adapterhub.training._options import validations
 from adapterhub.training._prepare import Prepared, prepare
 from adapterhub.training._result import FitResult, result
 from adapterhub.training._rows import DataSource
-from adapterhub.training._score import METRICS
+from adapterhub.training._score import METRICS, Score
 from adapterhub.training._trainer import Trainer
-from adapterhub.training.continual._continued import continue_adapter
-from adapterhub.training.continual._memory import Entry, entries, features
+from adapterhub.training.continual._continued import Older, continue_adapter
+from adapterhub.training.continual._keeping import check_keep
+from adapterhub.training.continual._memory import Entry, entries, features, held_out
 from adapterhub.training.continual._reservoir import Reservoir
-from adapterhub.training.continual._step import check_keep
 from adapterhub.training.continual._unchanged import changed, fingerprints
 
 if TYPE_CHECKING:
@@ -59,9 +60,14 @@ class ContinualLearner:
         shared: str | None = None,
         keep: str | Collection[str] = "replay",
         strength: float = 1.0,
+        validation: Mapping[str, DataSource] | None = None,
         check: bool = True,
     ) -> FitResult:
         """Train and register a task.
+
+        With `shared` the trainer's checkpoints, clipping, micro-batches, early stopping and best by validation serve as
+        in `Trainer.fit`; a run that was killed resumes with a learner that has the same state. Older tasks lose what
+        was measured of them with the adapter as it was, unless `validation` measures them again.
 
         Args:
             name: The task.
@@ -73,6 +79,9 @@ class ContinualLearner:
                 or `()` to train on and forget.
             strength: How much the older tasks count beside the new one: λ of `keep`. About 1 for replay and
                 distillation; EWC's grows with how sure the older tasks are, 1e2 to 1e6.
+            validation: By task, validation rows of older tasks that share the adapter, which it was not trained on. The
+                weights that are kept are then those at which the new task and these do best together, `patience`
+                waits for all of them, and the card of each states what it reaches.
             check: Whether to read the adapters of all other tasks before and after, and hold them against each other.
 
         Returns:
@@ -81,23 +90,25 @@ class ContinualLearner:
         Raises:
             TaskNotFoundError: If the task has no card, or there is no task `shared`.
             DataError: If rows are faulty.
-            InputError: If the task has an adapter already, does not fit `shared`, or rows to remember are missing.
+            InputError: If the task has an adapter already, does not fit `shared`, or rows to remember are missing; or
+                if `validation` names a task that does not share the adapter.
             DivergedError: If the loss is no longer finite; nothing is registered then.
-            IntegrityError: If another task's card or adapter has changed meanwhile.
+            IntegrityError: If another task's card or adapter has changed meanwhile, or the disk is full.
         """
         ways = check_keep(keep)
         cards = {} if card is None else {name: card}
         one = self._prepared(name, data, cards)
-        if one.task.adapter is not None:
+        if one.task.adapter is not None and not self._interrupted(name, shared):
             raise InputError(
                 f"A new task has no adapter yet. {name} has {one.task.adapter}. Train it again with `Trainer.fit`."
             )
-        members = [] if shared is None else self._members(shared)
+        members = [] if shared is None else self._members(shared, name)
+        _check_measured(validation or {}, members)
         before = fingerprints(self._registry, {name, *members}) if check else {}
         if shared is None:
             found = self._trainer.fit({name: data}, cards)[name]
         else:
-            found = self._learn_shared(one, self._registry[shared], members, ways, strength)
+            found = self._learn_shared(one, self._registry[shared], members, ways, strength, validation or {})
         if check and (faults := changed(before, fingerprints(self._registry, {name, *members}))):
             raise IntegrityError(
                 f"Learning {name} leaves every other task as it was. Found otherwise:\n" + "\n".join(faults)
@@ -140,7 +151,7 @@ class ContinualLearner:
         return prepare(
             trainer._tasks({name: data}, cards),
             {name: data},
-            validations(trainer._validation, [name]),
+            validations(trainer._validation, [name], needed=options.patience is not None),
             validation_rows=options.validation_rows,
             max_length=options.max_length,
         )[name]
@@ -149,44 +160,72 @@ class ContinualLearner:
         for entry, label in entries(one):
             self.buffer.add(entry, label)
 
-    def _members(self, shared: str) -> list[str]:
-        """The tasks that the adapter of `shared` serves: those that joined it here and still have its bytes."""
-        group = next((group for group in self._groups if shared in group), [shared])
-        sha256 = self._registry[shared].sha256
-        return [name for name in group if name == shared or (name in self._registry and self._same(name, sha256))]
+    def _interrupted(self, name: str, shared: str | None) -> bool:
+        """Whether a run to go on with was killed while its adapter was given to the tasks: `shared` gets it last."""
+        run = self._trainer._run
+        if shared is None or not run.resume or run.checkpoints is None:
+            return False
+        known = (run.checkpoints / name / "checkpoint.safetensors").is_file()
+        return known and self._registry[name].sha256 != self._registry[shared].sha256
 
-    def _same(self, name: str, sha256: str | None) -> bool:
-        return self._registry[name].sha256 == sha256
+    def _members(self, shared: str, new: str) -> list[str]:
+        """The tasks that the adapter of `shared` serves: those that joined it here and still have its bytes.
+
+        Where a run was killed while its adapter was given to them, some have that of the new task already.
+        """
+        group = next((group for group in self._groups if shared in group), [shared])
+        serving = {self._registry[shared].sha256, self._registry[new].sha256 if new in self._registry else None}
+        return [
+            n for n in group if n == shared or (n in self._registry and self._registry[n].sha256 in serving - {None})
+        ]
 
     def _learn_shared(
-        self, one: Prepared, shared: Task, members: list[str], ways: tuple[str, ...], strength: float
+        self,
+        one: Prepared,
+        shared: Task,
+        members: list[str],
+        ways: tuple[str, ...],
+        strength: float,
+        validation: Mapping[str, DataSource],
     ) -> FitResult:
         self._check_shared(one, shared)
-        start = self._registry.adapter_path(shared.name)
+        start, run = self._registry.adapter_path(shared.name), self._trainer._run
         assert start is not None
-        memories = {name: self._remembered(name, one) for name in members} if ways else {}
-        empty = [name for name, rows in memories.items() if not rows]
+        most = run.options.validation_rows
+        measured = {name: held_out(self._registry[name], rows, one, most) for name, rows in validation.items()}
+        older = Older(self._memories(one, members, ways, measured), list(measured.values()), ways, strength)
+        accelerator = run.accelerator()
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "adapter"
+            progress, scores = continue_adapter(run, one, older, start, folder, accelerator, sha256=shared.sha256)
+            delivery, stored = Delivery(self._registry, register=True, out=None), {}
+            older_tasks = [self._registry[name] for name in members if name != shared.name]
+            for task in (one.task, *older_tasks, shared):  # `shared` last: until then a killed run can go on
+                # What was measured with the adapter as it was does not hold for this one.
+                card = replace(task, metrics=_metrics(task, scores), adapter=None, sha256=None)
+                stored[task.name] = delivery.deliver(card, folder, accelerator)
+        self._groups = [group for group in self._groups if shared.name not in group] + [[*members, one.task.name]]
+        task, place = stored[one.task.name]
+        return result(task, one, progress, scores.get(task.name), place)
+
+    def _memories(
+        self, one: Prepared, members: list[str], ways: tuple[str, ...], measured: Mapping[str, Prepared]
+    ) -> dict[str, list[Features]]:
+        """Remembered rows of each older task, as many ways of keeping them ask for."""
+        if not ways:
+            return {}
+        found = {}
+        for name in members:
+            held = [entry for entry in self.buffer if entry["task"] == name]
+            others = measured[name].validation if name in measured else ()
+            found[name] = features(held, self._registry[name], one, others)
+        empty = [name for name, rows in found.items() if not rows]
         if empty and set(ways) != {"distillation"}:
             raise InputError(
                 f"Keeping a task with {' and '.join(ways)} needs remembered rows of it. Found none of "
                 f"{', '.join(empty)}. Call `remember`, or raise `replay_buffer_size`."
             )
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "adapter"
-            run, filled = self._trainer._run, {name: rows for name, rows in memories.items() if rows}
-            progress, score = continue_adapter(
-                run, one, filled, start, folder, sha256=shared.sha256, keep=ways, strength=strength
-            )
-            measured = {METRICS[one.task.head]: score.metric} if score and score.metric is not None else {}
-            stored = self._registry.add(
-                replace(one.task, metrics=measured, adapter=None, sha256=None), adapter=folder, replace=True
-            )
-            for name in members:
-                # What was measured with the adapter as it was does not hold for this one.
-                older = replace(self._registry[name], metrics={}, adapter=None, sha256=None)
-                self._registry.add(older, adapter=folder, replace=True)
-        self._groups = [group for group in self._groups if shared.name not in group] + [[*members, one.task.name]]
-        return result(stored, one, progress, score, self._registry.adapter_path(stored.name) or folder)
+        return {name: rows for name, rows in found.items() if rows}
 
     def _check_shared(self, one: Prepared, shared: Task) -> None:
         task, faults = one.task, []
@@ -209,5 +248,18 @@ class ContinualLearner:
         if faults:
             raise InputError("\n".join(faults))
 
-    def _remembered(self, name: str, like: Prepared) -> list[Features]:
-        return features([entry for entry in self.buffer if entry["task"] == name], self._registry[name], like)
+
+def _metrics(task: Task, scores: Mapping[str, Score]) -> dict[str, float]:
+    score = scores.get(task.name)
+    return {} if score is None or score.metric is None else {METRICS[task.head]: score.metric}
+
+
+def _check_measured(validation: Mapping[str, DataSource], members: list[str]) -> None:
+    faults = [
+        f"`validation` is of older tasks that share the adapter: {', '.join(members) or 'none without `shared`'}. "
+        f"Found {name}.{did_you_mean(name, members)}"
+        for name in validation
+        if name not in members
+    ]
+    if faults:
+        raise InputError("\n".join(faults))

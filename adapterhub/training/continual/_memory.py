@@ -11,10 +11,12 @@ from transformers import AutoConfig
 from adapterhub.task import Task
 from adapterhub.training._base import is_decoder
 from adapterhub.training._encode import Features, RowEncoder
-from adapterhub.training._examples import Example, data_error
+from adapterhub.training._examples import Example, check_rows, data_error
 from adapterhub.training._prepare import Prepared
+from adapterhub.training._rows import DataSource, read_rows
+from adapterhub.training._split import sample, without
 
-__all__ = ["Entry", "entries", "features"]
+__all__ = ["Entry", "entries", "features", "held_out"]
 
 Entry: TypeAlias = dict[str, Any]
 
@@ -36,24 +38,49 @@ def entries(one: Prepared) -> list[tuple[Entry, str]]:
     return found
 
 
-def features(held: Sequence[Entry], task: Task, like: Prepared) -> list[Features]:
+def features(held: Sequence[Entry], task: Task, like: Prepared, others: Sequence[Features] = ()) -> list[Features]:
     """Remembered rows as the model reads them, with their own task's prompt.
 
     Args:
         held: Entries of one task.
         task: Its card.
         like: Data of another task on the same base.
+        others: Rows to measure it on; what is remembered of their texts is left out.
 
     Raises:
         DataError: If a row does not fit into the model's context.
     """
-    if not held:
-        return []
-    encode = RowEncoder(like.tokenizer, task, like.length, last=is_decoder(AutoConfig.from_pretrained(like.path)))
-    rows, faults = encode([_example(entry["example"]) for entry in held])
+    examples = without([_example(entry["example"]) for entry in held], [row.example for row in others])
+    rows, faults = _encoder(task, like)(examples)
     if faults:
         raise data_error(faults)
     return rows
+
+
+def held_out(task: Task, source: DataSource, like: Prepared, most: int) -> Prepared:
+    """An older task's validation rows, ready to be measured.
+
+    Args:
+        task: Its card.
+        source: The rows, on none of which it was trained.
+        like: Data of another task on the same base.
+        most: Rows at most.
+
+    Raises:
+        DataError: If there are none, or rows are faulty.
+    """
+    examples, faults = check_rows(task, read_rows(source, f"{task.name} validation", "validation"))
+    if not examples and not faults:
+        faults = [f"{task.name}: validation data has at least one row. Found none. Add rows or leave it out."]
+    encode = _encoder(task, like)
+    rows, more = encode(sample(examples, most))
+    if faults or more:
+        raise data_error(faults + more)
+    return replace(like, task=task, rows=(), validation=rows, truncated=encode.truncated, duplicates=0)
+
+
+def _encoder(task: Task, like: Prepared) -> RowEncoder:
+    return RowEncoder(like.tokenizer, task, like.length, last=is_decoder(AutoConfig.from_pretrained(like.path)))
 
 
 def _example(fields: Mapping[str, Any]) -> Example:

@@ -8,7 +8,7 @@ from adapterhub.training.sampling._capped import Capped
 from adapterhub.training.sampling._curriculum import Pacing, curriculum
 from adapterhub.training.sampling._named import SAMPLINGS, sampler_of
 from adapterhub.training.sampling._proportional import Proportional
-from adapterhub.training.sampling._sampler import Narrowing, TaskSampler
+from adapterhub.training.sampling._sampler import ExhaustedError, TaskSampler
 from adapterhub.training.sampling._staged import Stage, Staged
 
 __all__ = [
@@ -16,7 +16,7 @@ __all__ = [
     "Adaptive",
     "Balanced",
     "Capped",
-    "Narrowing",
+    "ExhaustedError",
     "Pacing",
     "Proportional",
     "Stage",

@@ -68,7 +68,7 @@ class Adaptive:
         return {name: gap / sum(all_gaps.values()) for name, gap in all_gaps.items()}
 
     def next(self, among: Collection[str] | None = None) -> str:
-        """The task of the next step; see `Narrowing`."""
+        """The task of the next step; see `TaskSampler`."""
         self._drawn += 1
         return draw(self.shares, among, self._seed, self._drawn)
 

@@ -34,7 +34,7 @@ class Balanced:
         return dict.fromkeys(self._names, 1 / len(self._names))
 
     def next(self, among: Collection[str] | None = None) -> str:
-        """The task of the next step; see `Narrowing`. Tasks that are left out lose their turn."""
+        """The task of the next step; see `TaskSampler`. Tasks that are left out lose their turn."""
         while True:
             if not self._waiting:
                 order = np.random.default_rng([self._seed, self._cycle]).permutation(len(self._names))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from adapterhub.errors import InputError
 from adapterhub.training._batches import steps_per_epoch
-from adapterhub.training.sampling._sampler import Narrowing, check_names, check_sizes
+from adapterhub.training.sampling._sampler import ExhaustedError, TaskSampler, check_names, check_sizes
 
 __all__ = ["Capped"]
 
@@ -35,7 +35,7 @@ class Capped:
     """
 
     def __init__(
-        self, sampler: Narrowing, sizes: Mapping[str, int], *, max_repeats: float, batch_size: int, steps: int
+        self, sampler: TaskSampler, sizes: Mapping[str, int], *, max_repeats: float, batch_size: int, steps: int
     ) -> None:
         if not max_repeats >= 1 or math.isinf(max_repeats):
             raise InputError(f"`max_repeats` should be a number of at least 1. Found {max_repeats!r}.")
@@ -50,21 +50,25 @@ class Capped:
                 f"Found {steps} steps. Raise `max_repeats`, lower the steps, or add rows."
             )
 
-    def next(self) -> str:
-        """The task of the next step.
+    def next(self, among: Collection[str] | None = None) -> str:
+        """The task of the next step; see `TaskSampler`.
 
         Raises:
-            InputError: If every task has had its epochs: the run is longer than the steps that were given.
+            ExhaustedError: If every task that may be drawn has had its epochs.
         """
-        among = [name for name, taken in self._taken.items() if taken < self.budgets[name]]
-        if not among:
-            raise InputError(
+        left = [
+            name
+            for name, taken in self._taken.items()
+            if taken < self.budgets[name] and (among is None or name in among)
+        ]
+        if not left:
+            raise ExhaustedError(
                 f"With `max_repeats`={self._repeats} the tasks may take {sum(self.budgets.values())} steps. Found one "
                 "more. Raise `max_repeats` or lower the steps."
             )
-        name = self._sampler.next(among)
+        name = self._sampler.next(left)
         self._taken[name] += 1
-        if self._taken[name] == self.budgets[name] and len(among) > 1 and sum(self._taken.values()) < self._steps:
+        if self._taken[name] == self.budgets[name] and len(left) > 1 and sum(self._taken.values()) < self._steps:
             _LOG.warning(
                 "%s: its %d rows were read %d times each, as often as `max_repeats` allows. The steps that it would "
                 "still have had go to the other tasks.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 
@@ -10,7 +11,7 @@ from adapterhub.training.sampling._adaptive import Adaptive
 from adapterhub.training.sampling._balanced import Balanced
 from adapterhub.training.sampling._capped import Capped
 from adapterhub.training.sampling._proportional import Proportional
-from adapterhub.training.sampling._sampler import Narrowing, TaskSampler, check_names, check_sizes
+from adapterhub.training.sampling._sampler import TaskSampler, check_names, check_sizes
 from adapterhub.training.sampling._staged import Stage, Staged
 
 __all__ = ["SAMPLINGS", "sampler_of"]
@@ -63,13 +64,18 @@ def sampler_of(
                 "A sampler of your own comes without `temperature`, `targets`, `max_repeats` and `stages`. Found some "
                 "of them. Leave them out or name a sampling."
             )
+        if "among" not in inspect.signature(given.next).parameters:
+            raise InputError(
+                "A sampler's `next` takes `among`, the tasks that early stopping has left. Found "
+                f"{type(given).__name__} without it. Add it; None is for all tasks."
+            )
         return given
     sizes = check_sizes(sizes)
     samplings = {given, *(stage.sampling for stage in stages or () if isinstance(stage.sampling, str))}
     _check_options(samplings, temperature, targets)
     check_names(targets or {}, sizes, "`targets`")
     check_names(lower_is_better, sizes, "`lower_is_better`")
-    makers: dict[str, Callable[[dict[str, int], int], Narrowing]] = {
+    makers: dict[str, Callable[[dict[str, int], int], TaskSampler]] = {
         "proportional": lambda sizes, seed: Proportional(sizes, seed=seed),
         "temperature": lambda sizes, seed: Proportional(sizes, temperature=temperature, seed=seed),
         "balanced": lambda sizes, seed: Balanced(sizes, seed=seed),
@@ -103,7 +109,7 @@ def _check_options(samplings: Collection[str], temperature: float, targets: Mapp
 def _staged(
     stages: Sequence[Stage],
     given: str,
-    makers: Mapping[str, Callable[[dict[str, int], int], Narrowing]],
+    makers: Mapping[str, Callable[[dict[str, int], int], TaskSampler]],
     sizes: dict[str, int],
     steps: int,
     seed: int,

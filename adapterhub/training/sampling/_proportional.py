@@ -38,7 +38,7 @@ class Proportional:
         self._seed, self._drawn = seed, 0
 
     def next(self, among: Collection[str] | None = None) -> str:
-        """The task of the next step; see `Narrowing`."""
+        """The task of the next step; see `TaskSampler`."""
         self._drawn += 1
         return draw(self.shares, among, self._seed, self._drawn)
 

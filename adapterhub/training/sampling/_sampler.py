@@ -9,14 +9,22 @@ import numpy as np
 
 from adapterhub.errors import InputError, did_you_mean
 
-__all__ = ["Narrowing", "TaskSampler", "check_names", "check_sizes", "draw"]
+__all__ = ["ExhaustedError", "TaskSampler", "check_names", "check_sizes", "draw"]
+
+
+class ExhaustedError(InputError):
+    """No task that may be drawn has batches left."""
 
 
 class TaskSampler(Protocol):
-    """Which task a step belongs to; the same sequence for the same seed and state."""
+    """Which task a step belongs to; the same sequence for the same seed, state and tasks to choose from."""
 
-    def next(self) -> str:
-        """The task of the next step."""
+    def next(self, among: Collection[str] | None = None) -> str:
+        """The task of the next step; the mass of those that may not be drawn goes to the others.
+
+        Args:
+            among: The tasks that may be drawn, at least one of the sampler's; by default all of them.
+        """
 
     def observe(self, metrics: Mapping[str, float]) -> None:
         """Told after each evaluation.
@@ -33,17 +41,6 @@ class TaskSampler(Protocol):
 
         Args:
             state: What it gave.
-        """
-
-
-class Narrowing(TaskSampler, Protocol):
-    """A sampler that can leave tasks out of a draw; their mass goes to the others."""
-
-    def next(self, among: Collection[str] | None = None) -> str:
-        """The task of the next step.
-
-        Args:
-            among: The tasks that may be drawn, at least one of the sampler's; by default all of them.
         """
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from adapterhub.errors import InputError
 from adapterhub.training.sampling._proportional import Proportional
-from adapterhub.training.sampling._sampler import Narrowing, check_sizes
+from adapterhub.training.sampling._sampler import TaskSampler, check_sizes
 
 __all__ = ["Stage", "Staged"]
 
@@ -27,7 +27,7 @@ class Stage:
 
     share: float
     tasks: Sequence[str] = ()
-    sampling: str | Narrowing | None = None
+    sampling: str | TaskSampler | None = None
 
 
 class Staged:
@@ -45,7 +45,7 @@ class Staged:
 
     def __init__(
         self,
-        parts: Sequence[tuple[float, Collection[str], Narrowing]],
+        parts: Sequence[tuple[float, Collection[str], TaskSampler]],
         sizes: Mapping[str, int],
         *,
         steps: int,
@@ -66,7 +66,7 @@ class Staged:
         return next((place for place, end in enumerate(self._ends) if self._drawn < end), len(self._ends) - 1)
 
     def next(self, among: Collection[str] | None = None) -> str:
-        """The task of the next step; see `Narrowing`. Where none of the stage's tasks may be drawn, any other is."""
+        """The task of the next step; see `TaskSampler`. Where none of the stage's tasks may be drawn, any other is."""
         stage = self.stage
         self._drawn += 1
         if among is None:

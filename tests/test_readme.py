@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from pages import blocks_of
 
 from adapterhub.cli import main
 
@@ -19,7 +20,7 @@ installed = importlib.util.find_spec("sentence_transformers") and importlib.util
 
 
 def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [block.text for block in blocks_of(README, language)]
 
 
 def test_the_journey_is_about_thirty_lines() -> None:

@@ -108,7 +108,7 @@ def checked_adapter(registry: Registry, task: Task, folder: Path | None) -> Iter
         return
     if not task.base_model:
         raise InputError(f"An adapter is checked against its base model. {task.name} names none. Give --base.")
-    from adapterhub.adapter import describe_base, read_adapter, seal
+    from adapterhub.adapter import describe_base, read_adapter, seal, sealed_stack
     from adapterhub.model import check_head, load_base
     from adapterhub.training import base_id
 
@@ -122,7 +122,7 @@ def checked_adapter(registry: Registry, task: Task, folder: Path | None) -> Iter
         for file in ADAPTER_FILES:
             if (folder / file).is_file():
                 shutil.copyfile(folder / file, copy / file)
-        seal(copy, signature)
+        seal(copy, signature, sealed_stack(copy))  # an adapter of a stack stays one
         yield copy
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -21,7 +21,10 @@ from adapterhub.cli._options import (
 )
 from adapterhub.cli._print import err, hint, out, print_json, print_rows
 from adapterhub.cli._tree import MANY, group_tree, task_tree
-from adapterhub.errors import InputError, IntegrityError
+from adapterhub.errors import CardError, InputError, IntegrityError, TaskNotFoundError
+
+if TYPE_CHECKING:
+    from adapterhub.registry import Registry
 
 __all__ = ["add", "check", "info", "ls", "new", "restore", "retire", "rm"]
 
@@ -110,8 +113,9 @@ def new(
 def check(
     registry: RegistryOption = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a card and stop.")] = False,
+    json: JsonOption = False,
 ) -> None:
-    """Check every card and every adapter's hash; list all faults."""
+    """Check every card, every adapter's hash and what stacks stand on; list all faults."""
     if schema:
         from adapterhub.task import card_schema
 
@@ -119,8 +123,11 @@ def check(
         return
     tasks = open_registry(registry)
     faults = tasks.verify()
-    if faults:
+    if json:
+        print_json({"registry": tasks.place, "faults": faults})
+    elif faults:
         out.print("\n".join(faults), markup=False, soft_wrap=True)
+    if faults:
         raise IntegrityError(
             f"A registry has no faults. Found {len(faults)}, listed above. Mend or remove what is named."
         )
@@ -169,9 +176,22 @@ def rm(name: Name, registry: RegistryOption = None, yes: YesOption = False) -> N
     """Remove a task, its card and all versions of its adapter."""
     tasks = open_registry(registry)
     versions = tasks.versions(name)
+    standing = _standing_on(tasks, name)
+    if standing:
+        shown = ", ".join(standing[:5]) + (", …" if len(standing) > 5 else "")
+        said = f"{len(standing)} task(s) stand on its adapter and do not answer without it: {shown}"
+        err.print(said, markup=False, soft_wrap=True)
     if not yes:
         err.print(f"This removes {name} with {len(versions)} adapter version(s) from {tasks.place}.", markup=False)
         if not Confirm.ask("Remove it?", console=err, default=False):
             raise InputError(f"{name} was not removed. Give -y to remove without asking.")
     tasks.remove(name)
     hint(f"removed {name}")
+
+
+def _standing_on(tasks: Registry, name: str) -> list[str]:
+    """The tasks below a group that were trained on top of its adapter."""
+    try:
+        return [task.name for task in tasks.tasks(name) if name in task.stack]
+    except (TaskNotFoundError, CardError):  # a retired task with nothing below it, or a wrong card, which may go too
+        return []

@@ -69,7 +69,9 @@ def prune(
                 tasks.add(replace(tasks[name], metrics=dict(after.metrics)), replace=True)
     where = str(target) if target is not None else str(tasks.adapter_path(name))
     _tell(name, where, made, small, (before, after), json=json)
-    if target is None and after is None:
+    if target is not None:
+        hint(f"Next: adapterhub add CARD --name {name} -a {target} --replace")
+    elif after is None:
         hint(f"What was measured of the older version no longer stands. Next: adapterhub eval {name}")
 
 

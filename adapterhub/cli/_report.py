@@ -69,7 +69,7 @@ def report(
 
 
 def stats(
-    log: Annotated[Path, typer.Argument(help="A usage log, as `UsageLog` writes it.")],
+    log: Annotated[Path, typer.Argument(help="A usage log, as adapterhub run --log FILE and `UsageLog` write it.")],
     reference: Annotated[
         Path | None, typer.Option(help="A log from when all was well. Default: the first half of LOG.")
     ] = None,

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Told", "route", "run"]
 
+_BATCH = 64  # texts that are answered together: a file on standard input may have any number
+
 
 def _texts(texts: list[str] | None) -> list[str]:
     """The arguments, or the lines of standard input; none of them empty."""
@@ -61,16 +63,25 @@ def run(
     task: Annotated[str | None, typer.Option("--task", "-t", help="Answer with this task instead of routing.")] = None,
     num_predictions: Annotated[int, typer.Option("--num-predictions", "-n", help="At most so many answers.")] = 5,
     k: Annotated[int, typer.Option("-k", help="At most so many adapters for an input.")] = 1,
+    log: Annotated[Path | None, typer.Option(help="Usage log to append to, for adapterhub stats.")] = None,
+    keep_unfit: Annotated[
+        bool, typer.Option("--keep-unfit", help="With --log: keep texts that no task fits, for adapterhub suggest.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Answer texts, each through the adapters that the router picks for it."""
-    from adapterhub.model import RoutedModel
+    from adapterhub.model import RoutedModel, UsageLog
 
+    if keep_unfit and log is None:
+        raise InputError("Texts are kept in a usage log. Found --keep-unfit without --log. Give --log FILE.")
     inputs, tasks = _texts(texts), open_registry(registry)
     if task is not None:
         tasks[task]  # an unknown name is told before the seconds that loading takes
     model = RoutedModel.from_pretrained(base, tasks, k=k, router=None if task is None else Told(task))
-    found = model.predictions(inputs, [task] * len(inputs), num_predictions if json else 1)
+    model.usage = None if log is None else UsageLog(log, keep_abstained=keep_unfit)
+    batches = [inputs[first : first + _BATCH] for first in range(0, len(inputs), _BATCH)]
+    count = num_predictions if json else 1
+    found = [p for batch in batches for p in model.predictions(batch, [task] * len(batch), count)]
     if json:
         print_json(found[0].to_dict() if len(found) == 1 else [p.to_dict() for p in found])
         return

@@ -16,7 +16,7 @@ __all__ = ["suggest"]
 
 
 def suggest(
-    log: Annotated[Path, typer.Argument(help="A usage log, written by `UsageLog(…, keep_abstained=True)`.")],
+    log: Annotated[Path, typer.Argument(help="A usage log with texts: adapterhub run --log FILE --keep-unfit.")],
     group: Annotated[str, typer.Option(help="Where the proposals go in the tree.")] = "new",
     least: Annotated[int, typer.Option(help="A topic has at least so many different texts.")] = 5,
     similarity: Annotated[float, typer.Option(help="Mean cosine that makes texts one topic.")] = 0.25,
@@ -31,6 +31,7 @@ def suggest(
     if not texts:
         raise InputError(
             f"Tasks are suggested from texts that no task fitted. Found none in {log}. Log them: "
+            "adapterhub run --log FILE --keep-unfit, or in Python "
             "UsageLog(path, keep_abstained=True)."
         )
     found = suggest_tasks(texts, SentenceEncoder(), group=group, least=least, similarity=similarity)

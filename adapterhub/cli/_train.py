@@ -43,11 +43,22 @@ def train(
         typer.Option(help="With --children: how the task of a step is drawn. Default: a batch of each in every step."),
     ] = None,
     init_from: Annotated[
-        str | None, typer.Option(help="Begin with another task's adapter; `nearest` for the one that the router picks.")
+        str | None,
+        typer.Option(
+            help="Begin with another task's adapter, `nearest` for the one that the router picks, or a PEFT folder, "
+            "such as that of meta-init."
+        ),
     ] = None,
     optimiser: Annotated[str, typer.Option(help="adamw, sgd, adaptive_momentum, muon or lora_fa.")] = "adamw",
     method: Annotated[Literal["lora", "bottleneck"], typer.Option(help="Kind of adapter.")] = "lora",
     rank: Annotated[int, typer.Option(help="Rank of LoRA, width of the bottleneck.")] = 16,
+    norms: Annotated[
+        bool, typer.Option("--norms", help="Train the task's own copies of the base's normalisations as well.")
+    ] = False,
+    base_bits: Annotated[
+        Literal["4", "8"] | None,
+        typer.Option(help="Quantise the frozen base with bitsandbytes; the adapter fits the base in floating point."),
+    ] = None,
     learning_rate: Annotated[float, typer.Option("--lr", help="Peak learning rate.")] = 1e-3,
     epochs: Annotated[float, typer.Option(help="Passes over the data.")] = 3.0,
     batch_size: Annotated[int, typer.Option(help="Rows a step.")] = 16,
@@ -62,6 +73,8 @@ def train(
     from adapterhub.training import Sharing, Trainer
 
     tasks = open_registry(registry)
+    if children and init_from is not None:
+        raise InputError("--init-from is for one task. Found it with --children. Leave it out, or train one task.")
     sources = _sources(tasks, name, data) if children else {name: _only(data)}
     trainer = Trainer(
         tasks,
@@ -76,11 +89,22 @@ def train(
         checkpoints=checkpoints,
         resume=resume,
         optimiser=optimiser,
+        norms=norms,
+        quantization_config=_quantised(base_bits),
         sharing=Sharing(weighting=weighting, sampling=sampling),
     )
     begin = None if init_from is None else {name: _nearest(tasks, name) if init_from == "nearest" else init_from}
     found = trainer.fit(sources, group=name if children else None, init_from=begin)
     _tell(list(found.values()), json=json)
+
+
+def _quantised(bits: str | None) -> object:
+    """How transformers is told to hold a base in so many bits."""
+    if bits is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(load_in_4bit=bits == "4", load_in_8bit=bits == "8")
 
 
 def _only(data: list[str]) -> str:

@@ -3,6 +3,6 @@
 from adapterhub.hub._card import model_card
 from adapterhub.hub._pull import pull
 from adapterhub.hub._push import push
-from adapterhub.hub._urls import HubLocation, parse_url
+from adapterhub.hub._urls import HubLocation, check_repo_id, parse_url
 
-__all__ = ["HubLocation", "model_card", "parse_url", "pull", "push"]
+__all__ = ["HubLocation", "check_repo_id", "model_card", "parse_url", "pull", "push"]

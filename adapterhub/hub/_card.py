@@ -28,7 +28,7 @@ _CLASSES: dict[Head, str] = {
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
-def model_card(task: Task, *, repo_id: str = "", path_in_repo: str = "") -> str:
+def model_card(task: Task, *, repo_id: str = "", path_in_repo: str = "", int8: bool = False) -> str:
     """Writes the README of a task folder on the Hub, with front matter.
 
     Only what the card states is written: a metric that was not measured does not appear. Names that cannot be ids on
@@ -38,20 +38,21 @@ def model_card(task: Task, *, repo_id: str = "", path_in_repo: str = "") -> str:
         task: The task.
         repo_id: `org/repo` it is pushed to; without it or a base model, no code that loads the adapter is shown.
         path_in_repo: Folder inside the repository; empty for its root.
+        int8: Whether the adapter's matrices are stored as int8, which PEFT refuses.
 
     Raises:
         InputError: If the repository or the folder is malformed.
     """
-    return f"---\n{_front_matter(task).to_yaml()}\n---\n\n{_body(task, repo_id, path_in_repo)}"
+    return f"---\n{_front_matter(task, int8=int8).to_yaml()}\n---\n\n{_body(task, repo_id, path_in_repo, int8=int8)}"
 
 
-def _front_matter(task: Task) -> ModelCardData:
+def _front_matter(task: Task, *, int8: bool) -> ModelCardData:
     data = ModelCardData(
-        library_name="peft",
+        library_name="adapterhub" if int8 else "peft",
         base_model=task.base_model if _is_model_id(task.base_model) else None,
         license=task.license or None,
         pipeline_tag=_PIPELINES[task.head],
-        tags=["adapterhub", *task.tags],
+        tags=["adapterhub", *(["int8"] if int8 else []), *task.tags],
         datasets=[name for name in task.datasets if _HUB_ID.fullmatch(name)] or None,
         metrics=sorted(task.metrics) or None,
         model_name=task.name,
@@ -82,18 +83,22 @@ def _is_model_id(base_model: str) -> bool:
     return "/" in base_model and _HUB_ID.fullmatch(base_model) is not None
 
 
-def _body(task: Task, repo_id: str, path_in_repo: str) -> str:
+def _body(task: Task, repo_id: str, path_in_repo: str, *, int8: bool) -> str:
     facts = [
         f"- Base model: {task.base_model or 'not stated'}",
         f"- Head: {task.head}" + (f" over {', '.join(task.labels)}" if task.labels else ""),
         f"- Trained on: {', '.join(task.datasets) or 'not stated'}",
+        *([f"- Stands on the adapters of: {', '.join(task.stack)}"] if task.stack else []),
+        *(["- Stored as: int8, with a scale for each row of a matrix"] if int8 else []),
         *(f"- {metric}: {value:g}" for metric, value in sorted(task.metrics.items())),
     ]
     parts = [f"# {task.name}", task.description, "\n".join(facts), "## Prompt", _block(task.prompt)]
     if task.examples:
         parts += ["## Inputs it is for", *map(_block, task.examples)]
     if repo_id and task.base_model:
-        parts += ["## Use", _usage(task, check_repo_id(repo_id), check_path(path_in_repo))]
+        place = check_repo_id(repo_id), check_path(path_in_repo)
+        plain = not (int8 or task.stack)
+        parts += ["## Use", *([_usage(task, *place)] if plain else _usage_here(task, *place, int8=int8))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -106,6 +111,34 @@ def _usage(task: Task, repo_id: str, path: str) -> str:
         f"from transformers import {_CLASSES[task.head]}\n\n"
         f"base = {_CLASSES[task.head]}.from_pretrained({json.dumps(task.base_model)}{count})\n"
         f"model = PeftModel.from_pretrained(base, {json.dumps(repo_id)}{subfolder})"
+    )
+
+
+def _usage_here(task: Task, repo_id: str, path: str, *, int8: bool) -> list[str]:
+    """How to use what PEFT refuses, or would load without the adapters below it."""
+    called = f"hf://{repo_id}/{path}" if path else f"hf://{repo_id} --name {task.name}"
+    why = "PEFT refuses int8 files. `adapterhub` reads them as they are:"
+    if task.stack:
+        why = (
+            f"It was trained on top of the adapters of {', '.join(task.stack)}, and answers wrongly without them. PEFT "
+            "does not know of them. Pull those first, then this one:"
+        )
+    parts = [why, _block(f'adapterhub pull {called}\nadapterhub run -t {task.name} "…"')]
+    if int8:
+        parts += ["A float32 folder with the same values, which PEFT loads:", _block(_floats(task, repo_id, path))]
+    return parts
+
+
+def _floats(task: Task, repo_id: str, path: str) -> str:
+    base = json.dumps(task.base_model)
+    folder = f"Path(snapshot_download({json.dumps(repo_id)}))" + (f" / {json.dumps(path)}" if path else "")
+    return (
+        "from pathlib import Path\n\n"
+        "from huggingface_hub import snapshot_download\n\n"
+        "from adapterhub.adapter import dequantise, describe_base\n"
+        "from adapterhub.model import load_base\n\n"
+        f"base, _ = load_base({base})\n"
+        f'dequantise({folder}, describe_base(base, {base}), Path("floats"))'
     )
 
 

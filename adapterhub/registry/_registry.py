@@ -10,6 +10,7 @@ from adapterhub.catalog import Catalog, TaskVectors, index_faults
 from adapterhub.encoder import Encoder
 from adapterhub.registry import _changes as changes
 from adapterhub.registry._folder import FolderStore
+from adapterhub.registry._pins import pin_faults
 from adapterhub.registry._reading import Reading
 from adapterhub.registry._vectors import fill_vectors
 from adapterhub.task import Task
@@ -118,11 +119,11 @@ class Registry(Reading):
         changes.turn(self.store, name, "active")
 
     def verify(self) -> list[str]:
-        """Every fault found: cards or rows, adapters' bytes, orphans, stacks, the catalogue. Nothing is raised.
+        """Every fault found: cards or rows, adapters' bytes, orphans, stacks and what they pin, the catalogue.
 
-        What interrupted writes have left is settled first.
+        Nothing is raised. What interrupted writes have left is settled first.
         """
-        return self._checked(lambda: [*self.store.verify(), *index_faults(self._indexes()).values()])
+        return self._checked(self._faults)
 
     def repair(self) -> list[str]:
         """Repair what can be repaired: what killed writers left, a damaged catalogue or database.
@@ -180,6 +181,9 @@ class Registry(Reading):
             catalog.bind(encoder.fingerprint)
         self._heard = (encoder.fingerprint, fill_vectors(catalog, encoder, progress))
         return catalog.count()
+
+    def _faults(self) -> list[str]:
+        return [*self.store.verify(), *pin_faults(self.store), *index_faults(self._indexes()).values()]
 
     def _repair(self) -> list[str]:
         done = self.store.repair()

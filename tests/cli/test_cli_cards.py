@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jsonschema
@@ -324,3 +325,45 @@ def test_rm_yes_removes_this_task_only(cli: Command, shop: Path) -> None:
     assert files(shop) == {path: content for path, content in before.items() if not path.startswith("words/mood/")}
     whole(shop)
     fails(cli("rm", "words/mood", "-y", "-r", shop), "No task 'words/mood'")
+
+
+@pytest.fixture
+def standing(cli: Command, shop: Path, tmp_path: Path) -> Path:
+    """A registry's folder whose group `words` has an adapter on which two tasks stand."""
+    for name, answer in (("words/mood", {"label": "good"}), ("words/size", {"value": 1.0})):
+        path = tmp_path / "data" / name / "train.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps({"input": f"word {n}", **answer}) + "\n" for n in range(4)))
+    options = ("--epochs", "1", "--rank", "2", "--validation", "0", "-r", shop)
+    assert cli("train", "words", "--children", "-d", tmp_path / "data", *options).code == 0
+    return shop
+
+
+def test_check_and_fsck_tell_what_is_no_longer_there_to_stand_on(cli: Command, standing: Path) -> None:
+    sha256 = Registry(standing)["words"].sha256
+    assert cli("prune", "words", "--rank", "1", "-r", standing).code == 0  # the group's newer version changes nothing
+    for command in ("check", "fsck"):
+        assert cli(command, "-r", standing).code == 0
+    shutil.rmtree(standing / "words/v1")
+    for command in ("check", "fsck"):
+        done = cli(command, "-r", standing)
+        assert done.code == 1
+        lines = done.out.splitlines()
+        assert [line.partition(":")[0] for line in lines] == ["words/mood", "words/size"]
+        assert all(f"stands on words with sha256 {sha256}" in line for line in lines)
+        assert all("Restore it from a copy, or train" in line for line in lines)
+        told = json.loads(cli(command, "--json", "-r", standing).out)
+        assert told["faults"] == lines
+    assert json.loads(cli("check", "--json", "-r", standing).out).keys() == {"registry", "faults"}
+
+
+def test_rm_of_a_group_names_the_tasks_that_stand_on_it(cli: Command, standing: Path) -> None:
+    said = "2 task(s) stand on its adapter and do not answer without it: words/mood, words/size"
+    before = files(standing)
+    assert said in cli("rm", "words", "-r", standing, stdin="n\n").err
+    assert files(standing) == before
+    assert "stand on its adapter" not in cli("rm", "words/colour", "-y", "-r", standing).err
+    cli("retire", "words", "-r", standing)
+    done = cli("rm", "words", "-y", "-r", standing)
+    assert (done.code, said in done.err) == (0, True)
+    assert cli("check", "-r", standing).code == 1

@@ -85,6 +85,7 @@ def test_int8_is_written_aside_and_read_by_everything(cli: Command, shop: Path, 
     done = cli("prune", "words/mood", "--int8", "--out", tmp_path / "small", "--json", "-r", shop)
     assert done.code == 0, done.err
     told = json.loads(done.out)
+    assert f"Next: adapterhub add CARD --name words/mood -a {tmp_path / 'small'} --replace" in done.err
     assert told["sha256"] == content_hash(tmp_path / "small")
     assert told["bytes_after"] == (tmp_path / "small" / WEIGHTS).stat().st_size < told["bytes_before"]
     assert 0 < told["int8_error"] < 0.02

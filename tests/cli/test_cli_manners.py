@@ -16,7 +16,8 @@ pytest_plugins = ("cli_fixtures",)
 ENTRY = "from adapterhub.cli import main; main()"
 COMMANDS = (
     "demo", "run", "route", "eval", "ls", "info", "new", "check", "add", "retire", "restore", "rm", "import", "export",
-    "reindex", "fsck", "train", "prune", "affinity", "cluster", "doctor", "report", "stats", "suggest", "push", "pull",
+    "reindex", "fsck", "train", "meta-init", "prune", "affinity", "cluster", "doctor", "report", "stats", "suggest",
+    "convert", "mix", "push", "pull",
 )  # fmt: skip
 
 

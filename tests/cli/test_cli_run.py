@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from cli_world import Command, Done, fails, files, run_main
 
-from adapterhub.model import RoutedModel
+from adapterhub.evaluation import read_records
+from adapterhub.model import RoutedModel, read_usage
 
 pytest_plugins = ("cli_fixtures",)
 
@@ -279,3 +280,62 @@ def test_eval_lists_the_faults_of_a_data_file(cli: Command, shop: Path) -> None:
     text = "Positive or negative: two hours of dull noise"
     example.write_text(json.dumps({"input": text, "label": "good"}) + "\n")
     fails(cli("eval", "words/mood", "-r", shop), "no row that is no example")
+
+
+@needs_encoder
+def test_outcomes_are_recorded_for_the_report(cli: Command, shop: Path, tmp_path: Path) -> None:
+    rows = {"words/mood": {"label": "good"}, "words/size": {"value": 3.5}, "words/colour": {"output": "red"}}
+    for name, answer in rows.items():
+        lines = [{"input": f"the horse {number} is red", **answer} for number in range(5)]
+        path = tmp_path / "data" / name / "test.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    record, options = tmp_path / "runs" / "all.jsonl", ("--data", tmp_path / "data", "--json", "-r", shop)
+    found = {}
+    for method, more in (("single-task", ()), ("group", ("--seed", "3")), ("group", ("--left-out", "words/size"))):
+        done = cli("eval", *rows, "--record", record, "--method", method, *more, *options)
+        assert done.code == 0, done.err
+        assert f"3 outcomes under {method}, seed {more[1] if '--seed' in more else 0}" in done.err
+        assert f"Next: adapterhub report {record}" in done.err
+        found = {one["task"]: one for one in json.loads(done.out)["tasks"]}
+    held = read_records([record])
+    assert [(one.method, one.seed, one.left_out) for one in held[::3]] == [
+        ("single-task", 0, None), ("group", 3, None), ("group", 0, "words/size")
+    ]  # fmt: skip
+    for one in held:
+        assert (one.metric, one.value) == (found[one.task]["metric"], pytest.approx(found[one.task]["own"]))
+        assert one.per_row is not None
+        assert len(one.per_row) == 5
+    assert cli("report", record).code == 0
+
+
+@pytest.mark.parametrize("given", [("--record", "x.jsonl"), ("--method", "group")])
+def test_an_outcome_has_a_file_and_a_method(cli: Command, shop: Path, given: tuple[str, str]) -> None:
+    fails(cli("eval", *given, "-r", shop), "Give both")
+
+
+def test_run_appends_to_a_usage_log(cli: Command, shop: Path, tmp_path: Path) -> None:
+    log = tmp_path / "logs" / "usage.jsonl"
+    texts = [f"the horse {number} is red" for number in range(70)]  # more than are answered together
+    done = cli("run", "-t", "words/mood", "--log", log, "-r", shop, stdin="\n".join(texts))
+    assert done.code == 0, done.err
+    assert len(done.out.splitlines()) == 70
+    assert cli("run", "a film", "-t", "words/size", "--log", log, "-r", shop).code == 0
+    found, torn = read_usage(log)
+    assert (len(found), torn) == (71, 0)
+    assert [one.task for one in found[69:]] == ["words/mood", "words/size"]
+    assert not any(one.text for one in found)
+    told = json.loads(cli("stats", log, "--json").out)
+    assert (told["calls"], told["routed"]) == (71, 0)
+    fails(cli("run", "a film", "--keep-unfit", "-r", shop), "without --log")
+
+
+@needs_encoder
+def test_texts_that_no_task_fits_are_kept_when_asked(cli: Command, shop: Path, tmp_path: Path) -> None:
+    texts = "\n".join(["Zebras qwx 9981", "What is 31 plus 22?"])
+    for place, options in (("kept", ("--keep-unfit",)), ("bare", ())):
+        done = cli("run", "--log", tmp_path / place, *options, "-r", shop, stdin=texts)
+        assert done.code == 0, done.err
+    kept, bare = (read_usage(tmp_path / place)[0] for place in ("kept", "bare"))
+    assert [one.text for one in kept] == ["Zebras qwx 9981", None]
+    assert [one.text for one in bare] == [None, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import textwrap
 
 import pytest
@@ -104,3 +105,34 @@ def test_text_that_looks_like_front_matter_changes_nothing():
 def test_a_malformed_repository_is_refused():
     with pytest.raises(InputError, match="A repository is named"):
         model_card(GRAMMAR, repo_id="grammar")
+
+
+def test_int8_is_said_and_its_code_parses():
+    task = dataclasses.replace(GRAMMAR, tags=("gec",))
+    card = ModelCard(model_card(task, repo_id="acme/tasks", path_in_repo="language/grammar", int8=True))
+    data = card.data.to_dict()
+    assert data["library_name"] == "adapterhub"
+    assert data["tags"] == ["adapterhub", "int8", "gec"]
+    assert "- Stored as: int8" in card.text
+    use = card.text.partition("## Use\n")[2]
+    assert "    adapterhub pull hf://acme/tasks/language/grammar\n    adapterhub run -t language/grammar" in use
+    code = textwrap.dedent(use[use.index("    from pathlib") :])
+    ast.parse(code)
+    assert 'Path(snapshot_download("acme/tasks")) / "language/grammar"' in code
+    assert "PeftModel" not in use
+    assert "int8" not in model_card(task, repo_id="acme/tasks", path_in_repo="language/grammar")
+
+
+def test_at_the_root_of_a_repository_the_name_is_given():
+    text = model_card(GRAMMAR, repo_id="acme/tasks", int8=True)
+    assert "adapterhub pull hf://acme/tasks --name language/grammar\n" in text
+    assert 'Path(snapshot_download("acme/tasks")), describe_base' in text
+
+
+def test_what_stands_on_others_says_so_and_shows_no_code_that_loads_it_alone():
+    task = dataclasses.replace(GRAMMAR, stack=("language",))
+    text = ModelCard(model_card(task, repo_id="acme/tasks", path_in_repo="language/grammar")).text
+    assert "- Stands on the adapters of: language" in text
+    assert "trained on top of the adapters of language" in text
+    assert "PeftModel" not in text
+    assert "dequantise" not in text

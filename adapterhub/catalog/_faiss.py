@@ -158,6 +158,9 @@ class _Graphs:
         there: NDArray[np.bool_] = self.keys[at] == keys
         return there, at[there]
 
+    def groups(self, places: Places) -> NDArray[np.int32]:
+        return self._rows.group[places]
+
     def rows(self, places: Places) -> Rows:
         return self._rows.take(places)
 

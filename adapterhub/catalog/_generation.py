@@ -194,6 +194,14 @@ class Generation:
         there: NDArray[np.bool_] = self.keys[at] == keys
         return there, at[there]
 
+    def groups(self, places: Places) -> NDArray[np.int32]:
+        """The groups of rows.
+
+        Args:
+            places: (m,).
+        """
+        return self._groups[places]
+
     def rows(self, places: Places) -> Rows:
         """Rows read from disk and verified.
 

@@ -25,7 +25,6 @@ __all__ = [
     "bind",
     "blocks",
     "bound_to",
-    "example_counts",
     "missing",
     "rebind",
     "vector_changes",
@@ -212,20 +211,6 @@ def _among(connection: sqlite3.Connection, ids: Sequence[int]) -> Iterator[tuple
         WHERE state = 0 AND vector.id IN"""
     for part in chunks(ids, _CHUNK):
         yield from connection.execute(f"{sql} ({','.join('?' * len(part))}) ORDER BY vector.id", part)
-
-
-def example_counts(connection: sqlite3.Connection, ids: Ids) -> Ids:
-    """How many examples the vectors of tasks are of, in the order given; 0 where there are none.
-
-    Args:
-        connection: To the file.
-        ids: (n,) numbers of tasks.
-    """
-    found: dict[int, int] = {}
-    for part in chunks(dict.fromkeys(ids.tolist()), _CHUNK):
-        marks = ",".join("?" * len(part))
-        found.update(connection.execute(f"SELECT id, count FROM vector WHERE id IN ({marks})", part))
-    return np.array([found.get(key, 0) for key in ids.tolist()], dtype=np.int64)
 
 
 def vector_changes(connection: sqlite3.Connection, bound: Bound, since: int) -> VectorChanges:

@@ -87,6 +87,17 @@ class Held:
         there = self.sorted_keys[at] == keys
         return there, self.places[at[there]]
 
+    def groups(self, keys: Ids) -> NDArray[np.int32]:
+        """The group of the row under each key; -1 where there is none.
+
+        Args:
+            keys: (n,) int64.
+        """
+        found = np.full(len(keys), -1, dtype=np.int32)
+        there, places = self.find(keys)
+        found[there] = self.group[places]
+        return found
+
     def rows(self, places: NDArray[np.intp] | slice) -> Rows:
         """Rows at some places.
 

@@ -32,6 +32,10 @@ class VectorIndex(Protocol):
         """Whether there is a row under each key."""
         ...
 
+    def groups(self, keys: Ids) -> NDArray[np.int32]:
+        """The group of the row under each key; -1 where there is none."""
+        ...
+
     def add(self, keys: Ids, rows: Rows) -> None:
         """Add rows; a row whose key is there replaces it.
 
@@ -88,6 +92,14 @@ class ExactIndex(VectorIndex):
             keys: (n,) int64.
         """
         return self._held.find(check_keys(keys))[0]
+
+    def groups(self, keys: Ids) -> NDArray[np.int32]:
+        """The group of the row under each key; -1 where there is none.
+
+        Args:
+            keys: (n,) int64.
+        """
+        return self._held.groups(check_keys(keys))
 
     def update(self, keys: Ids, rows: Rows, gone: Ids) -> None:
         """Add rows and remove others in one step.

@@ -59,6 +59,10 @@ class Stored(Protocol):
         """Whether there is a row under each key, and the places of those that are there."""
         ...
 
+    def groups(self, places: Places) -> NDArray[np.int32]:
+        """The groups of the rows at some places."""
+        ...
+
     def rows(self, places: Places) -> Rows:
         """The rows at some places, which ascend."""
         ...
@@ -120,6 +124,18 @@ class LayeredIndex(VectorIndex, Generic[Store]):
         state, keys = self._state, check_keys(keys)
         there: NDArray[np.bool_] = state.find(keys)[0] | state.delta.find(keys)[0]
         return there
+
+    def groups(self, keys: Ids) -> NDArray[np.int32]:
+        """The group of the row under each key; -1 where there is none.
+
+        Args:
+            keys: (n,) int64.
+        """
+        state, keys = self._state, check_keys(keys)
+        found = state.delta.groups(keys)
+        there, places = state.find(keys)
+        found[there] = state.stored.groups(places)
+        return found
 
     def update(self, keys: Ids, rows: Rows, gone: Ids) -> None:
         """Add rows and remove others in one step.

@@ -167,7 +167,14 @@ class PostgresCatalog:
         return self._servers.ask(lambda connection: read.ids(connection, scope))
 
     def names_of(self, ids: Ids) -> list[str]:
-        """The name of each number, active or retired, in the order given; an unknown number is an InputError."""
+        """The name of each number, in the order given.
+
+        Args:
+            ids: (n,) int64.
+
+        Raises:
+            InputError: If there is no task of a number.
+        """
         return self._servers.ask(lambda connection: read.names_of(connection, ids))
 
     def retire(self, names: Collection[str]) -> int:
@@ -274,10 +281,6 @@ class PostgresCatalog:
         if size < 1:
             raise InputError(f"A block has at least 1 row. Found size={size}. Raise it.")
         return heard.blocks(self._servers.streaming, self._url, encoder, ids, size)
-
-    def example_counts(self, ids: Ids) -> Ids:
-        """How many examples the vectors of each number are of, (n,) in the order given; 0 where there are none."""
-        return self._servers.ask(lambda connection: heard.example_counts(connection, ids))
 
     def vector_changes(self, encoder: str, since: int) -> VectorChanges:
         """Which rows of an index over an encoder's vectors are out of date.

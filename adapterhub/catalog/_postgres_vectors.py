@@ -25,7 +25,7 @@ from adapterhub.catalog._postgres_read import (
 from adapterhub.catalog._records import Ids, TaskRecord, TaskVectors, VectorBlock, VectorChanges
 from adapterhub.errors import InputError, IntegrityError
 
-__all__ = ["blocks", "check_encoder", "example_counts", "missing", "vector_changes", "vectors"]
+__all__ = ["blocks", "check_encoder", "missing", "vector_changes", "vectors"]
 
 _Cursor: TypeAlias = psycopg.Cursor[TupleRow] | psycopg.ServerCursor[TupleRow]
 # Rows are read a few at a time, so that a block is in memory once, as arrays.
@@ -115,18 +115,6 @@ def blocks(
     with streaming() as connection, _streamed(connection, shown, encoder, sql, ids) as (cursor, dimension):
         while len(found := _block(cursor, size, dimension)):
             yield found
-
-
-def example_counts(connection: Connection, ids: Ids) -> Ids:
-    """How many examples the vectors of tasks are of, in the order given; 0 where there are none.
-
-    Args:
-        connection: A connection.
-        ids: (n,) numbers of tasks.
-    """
-    sql: LiteralString = "SELECT task_id, count FROM vector WHERE task_id = ANY(%s::bigint[])"
-    found: dict[int, int] = dict(connection.execute(sql, (ids.tolist(),)).fetchall())
-    return np.array([found.get(key, 0) for key in ids.tolist()], dtype=np.int64)
 
 
 def vector_changes(connection: Connection, shown: str, encoder: str, since: int) -> VectorChanges:

@@ -292,10 +292,6 @@ class Catalog(Protocol):
         """Vectors of all routable tasks that have them, or of those among `ids`, ascending, in blocks of `size`."""
         ...
 
-    def example_counts(self, ids: Ids) -> Ids:
-        """How many examples the vectors of each number are of, (n,) in the order given; 0 where there are none."""
-        ...
-
     def vector_changes(self, encoder: str, since: int) -> VectorChanges:
         """Which rows of an index over an encoder's vectors are out of date."""
         ...

@@ -150,7 +150,14 @@ class SqliteCatalog:
             return scopes.scope_ids(connection, scope)
 
     def names_of(self, ids: Ids) -> list[str]:
-        """The name of each number, active or retired, in the order given; an unknown number is an InputError."""
+        """The name of each number, in the order given.
+
+        Args:
+            ids: Numbers of tasks, active or retired.
+
+        Raises:
+            InputError: If there is no task of a number.
+        """
         with self._snapshot() as connection:
             return scopes.names_of(connection, ids)
 
@@ -234,11 +241,6 @@ class SqliteCatalog:
         if size < 1:
             raise InputError(f"A block has at least 1 row. Found size={size}. Raise it.")
         return heard.blocks(self._connections, self.url, encoder, ids, size)
-
-    def example_counts(self, ids: Ids) -> Ids:
-        """How many examples the vectors of each number are of, (n,) in the order given; 0 where there are none."""
-        with self._snapshot() as connection:
-            return heard.example_counts(connection, ids)
 
     def vector_changes(self, encoder: str, since: int) -> VectorChanges:
         """Which rows of an index over an encoder's vectors are out of date."""

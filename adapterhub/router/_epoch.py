@@ -153,6 +153,15 @@ class Epoch:
             linear[part], offset[part] = self._rounded(total, group[part])
         return Rows(linear, group, offset)
 
+    def examples(self, groups: NDArray[np.int32]) -> NDArray[np.int32]:
+        """How many examples rows are made of.
+
+        Args:
+            groups: (n,) groups of rows: twice the examples and 3, and 1 more where a description counts.
+        """
+        found: NDArray[np.int32] = np.maximum(groups - round(2 * HEAD_START), 0) // 2
+        return found
+
     def queries(self, vectors: NDArray[np.floating], groups: int, used: NDArray[np.int32] | None = None) -> Queries:
         """What encodings ask of an index of rows. Each depends on its own encoding only.
 

@@ -117,7 +117,7 @@ class Hearing:
         wanted = [ids[:count] for (ids, _), count in zip(scored, shown, strict=True)]
         named = np.unique(np.concatenate(wanted)) if wanted else np.empty(0, dtype=np.int64)
         names, examples = self.names(named), self.examples(named)
-        known = {names[id]: count for id, count in examples.items()}
+        known = {names[id]: examples[id] for id in examples}
         decisions = []
         for text, ids, (_, scores), (probabilities, none) in zip(texts, wanted, scored, posteriors, strict=True):
             ranked = [
@@ -126,7 +126,7 @@ class Hearing:
                     ids.tolist(), scores.tolist(), probabilities[0].tolist(), strict=False
                 )
             ]
-            heard = Heard(ranked, [examples[id] for id in ids.tolist()], self.together(scores))
+            heard = Heard(ranked, [examples.get(id, 0) for id in ids.tolist()], self.together(scores))
             decisions.append(self._marked(decide(text, heard, float(none[0]), rules, self.owns), known))
         return decisions
 
@@ -140,7 +140,7 @@ class Hearing:
 
     def examples(self, ids: Ids) -> dict[int, int]:
         """How many examples tasks have, by number."""
-        return dict(zip(ids.tolist(), self.catalog.example_counts(ids).tolist(), strict=True))
+        return dict(zip(ids.tolist(), self.era.rows.examples(ids).tolist(), strict=True))
 
     def names(self, ids: Ids) -> dict[int, str]:
         """Names by number."""

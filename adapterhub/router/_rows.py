@@ -114,6 +114,16 @@ class TaskRows:
             self._repair(served.index)
         return self._score_again(vectors, k, ids)
 
+    def examples(self, ids: Ids) -> NDArray[np.int32]:
+        """How many examples tasks have, (n,); 0 for one without a row.
+
+        Args:
+            ids: (n,) numbers of tasks.
+        """
+        groups = self._served.index.groups(all_keys(ids))
+        counts: NDArray[np.int32] = self._epoch.examples(groups).reshape(len(ids), PER_TASK).sum(axis=1)
+        return counts
+
     def _score_again(self, vectors: NDArray[np.floating], k: int, ids: Ids | None) -> list[Scored]:
         """After a repair, and where that does not hold either, from memory."""
         served = self._served

@@ -251,9 +251,6 @@ def assert_hears(catalog: Catalog, model: Model, encoder: str) -> None:
     assert all(same(one, two) for one, two in zip(found, expected, strict=True))
     rows = joined(catalog.blocks(encoder, size=2))
     assert list(rows.items()) == list(model.present().items())
-    numbers = np.array([entry.record.id for entry in model.tasks.values()], dtype=np.int64)[::-1]
-    counts = [0 if entry.vectors is None else entry.vectors.count for entry in model.tasks.values()]
-    assert catalog.example_counts(numbers).tolist() == counts[::-1]
 
 
 def apply(index: dict[int, object], catalog: Catalog, changes: VectorChanges, encoder: str) -> None:

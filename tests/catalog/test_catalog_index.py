@@ -48,6 +48,8 @@ def test_every_step_agrees_with_sorting_by_hand(kind, seed, count, k, whole):
             hand.add(fresh, more)
             hand.remove(gone)
             assert index.has(np.arange(250)).tolist() == [key in hand.rows for key in range(250)]
+            groups = [hand.rows[key][1] if key in hand.rows else -1 for key in range(250)]
+            assert index.groups(np.arange(250)).tolist() == groups
         agrees(index, hand, queries, 200)
 
 

@@ -139,9 +139,6 @@ class MemoryCatalog:
         wanted = self._vectors.keys() if ids is None else set(ids.tolist())
         return sorted((self._vectors[number] for number in wanted if number in self._vectors), key=lambda t: t.name)
 
-    def example_counts(self, ids: Ids) -> Ids:
-        return np.array([self._vectors[n].count if n in self._vectors else 0 for n in ids.tolist()], dtype=np.int64)
-
     def blocks(self, encoder: str, ids: Ids | None = None, size: int = 65536) -> Iterator[VectorBlock]:
         routable = [record.id for record in self._records.values() if record.version is not None]
         wanted = sorted(set(routable) if ids is None else set(routable) & set(ids.tolist()))

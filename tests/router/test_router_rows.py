@@ -92,6 +92,9 @@ def test_scores_are_those_of_the_formula(world, few, tmp_path, kept):
         np.testing.assert_array_equal(found[order], ids)
         np.testing.assert_allclose(scores[order], row, atol=0.02, rtol=0.01)  # a row is float16
         assert (np.diff(scores) <= 0).all()
+    numbers = {catalog.get(name).id: task.count for name, task in tasks.items()}
+    assert dict(zip(numbers, rows.examples(np.array(list(numbers))).tolist(), strict=True)) == numbers
+    assert rows.examples(np.array([10**6])).tolist() == [0]
 
 
 def test_adding_replacing_and_removing_tasks_moves_no_other_score(world):
@@ -353,6 +356,7 @@ def test_a_task_of_several_heaps_is_a_mixture(world, few, tmp_path):
         rows.synchronise()
         assert len(rows) == 61
         assert len(rows._index) > 61
+        assert rows.examples(np.array([number])).tolist() == [80]
         results.append(rows.score(queries))
     same(*results)
     halves = [epoch.row(40, half.astype(np.float16).astype(float).sum(axis=0), None) for half in np.split(examples, 2)]

@@ -274,10 +274,7 @@ class Catalog(Protocol):
         ...
 
     def put_vectors(self, encoder: str, vectors: Sequence[TaskVectors]) -> int:
-        """Store vectors of one encoder, of tasks whose content is still the one that was encoded, in one commit.
-
-        Returns the commit's number.
-        """
+        """Store vectors of tasks whose content is still the one that was encoded, in one commit; returns its number."""
         ...
 
     def missing(self, encoder: str, limit: int | None = None) -> list[TaskRecord]:

@@ -56,8 +56,8 @@ class Native:
             self._refused = f"switched off by {SWITCH}"
 
     @property
-    def library(self) -> Library | None:
-        """The kernel, or None where there is none."""
+    def functions(self) -> Library | None:
+        """The kernel's functions, or None where there is none."""
         found = self._refused or _found()
         return None if isinstance(found, str) else found
 

@@ -104,7 +104,7 @@ def check_kind(kind: str | None, native: Native) -> None:
     """Raise InputError where a plan is asked for that there is not."""
     if kind is not None and kind not in KINDS:
         raise InputError(f"A plan is one of {', '.join(KINDS)}. Found {kind!r}. Leave it out for the cheapest.")
-    if kind == "kernel" and native.library is None:
+    if kind == "kernel" and native.functions is None:
         raise InputError(f"The plan `kernel` needs the compiled kernel. Found {native.state}. Leave the plan out.")
 
 
@@ -112,8 +112,8 @@ def make(kind: Kind, rows: Rows, tokens: int, native: Native | None = None) -> F
     """A plan's form for rows of a bank."""
     if kind == "kernel":
         assert native is not None
-        assert native.library is not None
-        return Kernel(rows, tokens, native.library)
+        assert native.functions is not None
+        return Kernel(rows, tokens, native.functions)
     if kind == "packed":
         return Packed(rows, tokens)
     if kind == "blocked":
@@ -122,7 +122,7 @@ def make(kind: Kind, rows: Rows, tokens: int, native: Native | None = None) -> F
 
 
 def _has_kernel(rows: Rows, native: Native | None) -> bool:
-    return native is not None and applies(rows) and native.library is not None
+    return native is not None and applies(rows) and native.functions is not None
 
 
 class _Rule:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from cli_world import LISTENS, Command, run_main
 from model_hub import build
+from workshop import COLOURS
 
 
 @pytest.fixture
@@ -36,3 +37,14 @@ def shop(world: Path, tmp_path: Path) -> Path:
     root = tmp_path / "shop"
     shutil.copytree(world, root, ignore=shutil.ignore_patterns(".catalog"))
     return root
+
+
+@pytest.fixture
+def card(cli: Command, shop: Path) -> Path:
+    """The registry with a card to train."""
+    labels = [part for colour in COLOURS for part in ("-l", colour)]
+    done = cli(
+        "new", "words/kind", "-d", "Name it.", "--prompt", "{text}", "--head", "classification", *labels, "-r", shop
+    )
+    assert done.code == 0, done.err
+    return shop

@@ -14,17 +14,6 @@ from adapterhub.registry import Registry
 pytest_plugins = ("cli_fixtures",)
 
 
-@pytest.fixture
-def card(cli: Command, shop: Path) -> Path:
-    """The registry with a card to train."""
-    labels = [part for colour in COLOURS for part in ("-l", colour)]
-    done = cli(
-        "new", "words/kind", "-d", "Name it.", "--prompt", "{text}", "--head", "classification", *labels, "-r", shop
-    )
-    assert done.code == 0, done.err
-    return shop
-
-
 def written(path: Path, found: list[dict[str, object]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in found))
     return path

@@ -8,22 +8,11 @@ from pathlib import Path
 
 import pytest
 from cli_world import Command, fails, whole
-from workshop import COLOURS, rows
+from workshop import rows
 
 from adapterhub.registry import Registry
 
 pytest_plugins = ("cli_fixtures",)
-
-
-@pytest.fixture
-def card(cli: Command, shop: Path) -> Path:
-    """The registry with a card to train."""
-    labels = [part for colour in COLOURS for part in ("-l", colour)]
-    done = cli(
-        "new", "words/kind", "-d", "Name it.", "--prompt", "{text}", "--head", "classification", *labels, "-r", shop
-    )
-    assert done.code == 0, done.err
-    return shop
 
 
 @pytest.fixture

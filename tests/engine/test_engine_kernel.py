@@ -24,7 +24,7 @@ from adapterhub.errors import InputError
 from adapterhub.route import Route
 
 NATIVE = Native()
-pytestmark = pytest.mark.skipif(NATIVE.library is None, reason=f"no compiled kernel: {NATIVE.state}")
+pytestmark = pytest.mark.skipif(NATIVE.functions is None, reason=f"no compiled kernel: {NATIVE.state}")
 LARGE = (768, 640, 48, 24)  # widths, rows and rank that are worth a second thread
 
 
@@ -51,7 +51,7 @@ class Batch:
         return Rows(layout, self.down, self.up, None, None, tokens=False)
 
     def kernel(self, rows=slice(None)):
-        return Kernel(self.rows(rows), self.tokens, NATIVE.library)
+        return Kernel(self.rows(rows), self.tokens, NATIVE.functions)
 
     def exact(self):
         """The sum in float64, row by row, adapter by adapter."""

@@ -65,7 +65,7 @@ def test_a_kernel_that_is_wrong_is_not_used(monkeypatch, tmp_path, change):
 @pytest.mark.parametrize("value", ["0", "off", "False"])
 def test_the_environment_switches_it_off(monkeypatch, value):
     monkeypatch.setenv("ADAPTERHUB_KERNEL", value)
-    assert Native().library is None
+    assert Native().functions is None
     assert Native().state == "none, switched off by ADAPTERHUB_KERNEL"
 
 

@@ -62,7 +62,7 @@ def adapters(kind, folders):
 @pytest.fixture(scope="module")
 def engines(kind, folders):
     """An engine for every plan that there is here and one without a kernel, each on a base of its own."""
-    plans = [plan for plan in PLANS if plan != "kernel" or Native().library is not None]
+    plans = [plan for plan in PLANS if plan != "kernel" or Native().functions is not None]
     return {
         "torch": engine_of(kind, folders, kernel=False),
         **{plan: engine_of(kind, folders, plan=plan) for plan in plans},

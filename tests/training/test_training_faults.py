@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from workshop import COLOURS, card, llama_base, rows
+from workshop import COLOURS, card, llama_base, registry_on, rows
 
 import adapterhub.training._checkpoint as checkpoint
 import adapterhub.training._save as save
@@ -40,13 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registry(base: Path, tmp_path: Path) -> Registry:
-    return fresh(base, tmp_path / "registry")
-
-
-def fresh(base: Path, root: Path) -> Registry:
-    root.mkdir()
-    (root / "_base").symlink_to(base, target_is_directory=True)
-    return Registry(root)
+    return registry_on(base, tmp_path / "registry")
 
 
 def fit(registry: Registry, data: dict[str, Any] | None = None, **options: Any) -> dict[str, FitResult]:
@@ -288,7 +282,7 @@ def test_a_killed_process_goes_on_to_the_same_bytes(
     script.write_text(BEGIN.format(tests=str(tests), parent=str(tests.parent), work=work))
     roots = [tmp_path / "whole", tmp_path / "killed"]
     for root in roots:
-        registry, one = fresh(base, root), card("classification", name="tests/a")
+        registry, one = registry_on(base, root), card("classification", name="tests/a")
         if work == "continue_an_adapter":
             Trainer(registry, **OPTIONS).fit({"tests/a": rows("classification", 40)}, {"tests/a": one})
     globals()[work](Registry(roots[0]), None)

@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from workshop import card, llama_base, rows
+from workshop import card, llama_base, registry_on, rows
 
 from adapterhub.adapter import content_hash, sealed_stack
 from adapterhub.errors import InputError
@@ -31,10 +31,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registry(base: Path, tmp_path: Path) -> Registry:
-    root = tmp_path / "registry"
-    root.mkdir()
-    (root / "_base").symlink_to(base, target_is_directory=True)
-    return Registry(root)
+    return registry_on(base, tmp_path / "registry")
 
 
 def fit(registry: Registry, heads: tuple[str, ...] = HEADS, count: int = 40, **options: object) -> dict[str, FitResult]:

@@ -12,7 +12,7 @@ from rounded_linear import Int8Linear, RoundingConfig, imported, int8_config
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TorchAoConfig
-from workshop import card, llama_base, rows
+from workshop import card, llama_base, registry_on, rows
 
 from adapterhub.adapter import describe_base, read_adapter, sealed_stack
 from adapterhub.errors import InputError, MissingExtraError
@@ -51,10 +51,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def registry(base: Path, tmp_path: Path) -> Registry:
-    root = tmp_path / "registry"
-    root.mkdir()
-    (root / "_base").symlink_to(base, target_is_directory=True)
-    return Registry(root)
+    return registry_on(base, tmp_path / "registry")
 
 
 @pytest.fixture(params=KINDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from workshop import card, llama_base, rows
+from workshop import card, llama_base, registry_on, rows
 
 from adapterhub.adapter import content_hash, sealed_stack
 from adapterhub.engine import Engine
@@ -27,10 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def registry(base: Path, tmp_path: Path) -> Registry:
     """A registry whose group `tests` has an adapter."""
-    root = tmp_path / "registry"
-    root.mkdir()
-    (root / "_base").symlink_to(base, target_is_directory=True)
-    registry = Registry(root)
+    registry = registry_on(base, tmp_path / "registry")
     train(registry, card("generation", name="tests"), rows("generation"))
     return registry
 

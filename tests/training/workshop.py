@@ -10,6 +10,7 @@ from conftest import tiny_bert, tiny_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from adapterhub.registry import Registry
 from adapterhub.task import Task
 
 COLOURS = ["red", "green", "blue", "black"]
@@ -54,6 +55,13 @@ def llama_base(folder: Path) -> Path:
     byte_tokenizer().save_pretrained(folder)
     (folder / "adapterhub.json").write_text(json.dumps({"id": "tests/tiny-llama"}))
     return folder
+
+
+def registry_on(base: Path, root: Path) -> Registry:
+    """An empty registry whose tasks are on a base."""
+    root.mkdir()
+    (root / "_base").symlink_to(base, target_is_directory=True)
+    return Registry(root)
 
 
 def bert_base(folder: Path) -> Path:

@@ -34,15 +34,19 @@ EXTRACTION = Family(
         "sni/language/task891-gap-coreference-resolution",
     ),
 )  # fmt: skip
-WORDS = Family(
-    "words",
-    (
-        "language/antonyms", "language/singular-to-plural", "language/spell-out", "language/number-to-words",
-        "sni/language/task1582-bless-hypernym-generation", "sni/knowledge/task471-haspart-answer-generation",
-        "reasoning/larger-animal", "reasoning/arithmetic",
+REPAIR = Family(  # sentences with one error each; of each of four phenomena the two paradigms with most rows
+    "repair",
+    tuple(
+        f"language/grammar-minimal-pairs?paradigm={paradigm}"
+        for paradigm in (
+            "determiner_noun_agreement_irregular_1", "determiner_noun_agreement_with_adj_2",
+            "irregular_past_participle_adjectives", "irregular_past_participle_verbs",
+            "irregular_plural_subject_verb_agreement_2", "distractor_agreement_relational_noun",
+            "anaphor_gender_agreement", "anaphor_number_agreement",
+        )
     ),
 )  # fmt: skip
-SEQUENCE = Family("sequence", WORDS.tasks[:5])
+SEQUENCE = Family("sequence", REPAIR.tasks[:5])
 STATIC = ("static",)  # is the sum, unless weights are given
 OPTIMISERS = ("adaptive_momentum", "muon")  # also tried on the related tasks, beside AdamW
 
@@ -52,56 +56,46 @@ class Plan:
     """How much is run.
 
     Args:
-        families: Tasks that are trained together.
-        seeds: Of the families' runs and the pair's.
-        few: Of everything else.
+        families: Tasks that are trained together; the first one also has everything else done to it.
+        seeds: Of the runs.
         examples: Training rows a task.
         curve: Further numbers of them.
-        weightings: On the related tasks and on the pair.
+        weightings: On the first family and on the pair.
         steps: Steps a task.
+        brief: Steps a task where many methods are compared, and where tasks are learned one after another.
         test_rows: Test rows a task at most.
     """
 
     families: tuple[Family, ...]
     seeds: tuple[int, ...]
-    few: tuple[int, ...]
     examples: int
     curve: tuple[int, ...]
     weightings: tuple[str, ...]
     steps: int
+    brief: int
     test_rows: int
 
     def jobs(self) -> list[Job]:
         """The runs, those first that the tables need most."""
-        pair, related = Family(PAIR, ()), self.families[-1]
-        both, methods = (BASELINE, REFERENCE), [name for name in self.weightings if name != REFERENCE]
-        return [
-            *(self._job("together", family, m, seed) for family in self.families for seed in self.seeds for m in both),
-            *(
-                replace(self._job("together", family, REFERENCE, seed), whole=True)
-                for family in self.families
-                for seed in self.seeds
-            ),
-            *(self._job("sequence", SEQUENCE, m, seed) for m in (OWN, *KEEPS) for seed in self.few),
-            *(
-                self._job("pair", pair, m, seed, optimiser=o)
-                for o in RATES
-                for m in self.weightings
-                for seed in self.seeds
-            ),
-            *(self._job("together", related, m, seed) for m in methods for seed in self.few),
-            *(self._job("together", related, REFERENCE, seed, optimiser=o) for o in OPTIMISERS for seed in self.few),
-            *(self._job("together", related, m, seed, size) for size in self.curve for m in both for seed in self.few),
-        ]
+        first, both = self.families[0], (BASELINE, REFERENCE)
+        methods = (BASELINE, *self.weightings)
+        found = [self._job("together", family, m) for family in self.families for m in both]
+        found += [replace(self._job("together", first, REFERENCE), whole=True)]
+        found += [self._job("sequence", SEQUENCE, m, steps=self.brief) for m in (OWN, *KEEPS)]
+        found += [self._job("pair", Family(PAIR, ()), m, optimiser=o) for o in RATES for m in self.weightings]
+        found += [self._job("together", first, m, steps=self.brief) for m in methods]
+        found += [self._job("together", first, REFERENCE, steps=self.brief, optimiser=o) for o in OPTIMISERS]
+        found += [self._job("together", first, m, examples=size) for size in self.curve for m in both]
+        return [replace(job, seed=seed) for job in dict.fromkeys(found) for seed in self.seeds]
 
-    def _job(self, kind: str, family: Family, method: str, seed: int, examples: int | None = None,
+    def _job(self, kind: str, family: Family, method: str, *, examples: int | None = None, steps: int | None = None,
              optimiser: str = "adamw") -> Job:  # fmt: skip
-        size = self.examples if examples is None else examples
-        return Job(kind, family, method, seed, size, self.steps, self.test_rows, optimiser)
+        size, length = examples or self.examples, steps or self.steps
+        return Job(kind, family, method, 0, size, length, self.test_rows, optimiser)
 
 
-SHORT = Plan((replace(WORDS, tasks=WORDS.tasks[:2]),), (0,), (), 32, (), ("sum", "upgrad"), 20, 20)
+SHORT = Plan((replace(REPAIR, tasks=REPAIR.tasks[:2]),), (0,), 32, (), ("sum", "upgrad"), 20, 20, 20)
 FULL = Plan(
-    (GUIDE, REWRITING, EXTRACTION, WORDS), (0, 1, 2, 3, 4), (0, 1, 2), 100, (25, 400),
-    tuple(name for name in WEIGHTINGS if name not in STATIC), 300, 200,
+    (REPAIR, REWRITING, GUIDE, EXTRACTION), (0, 1, 2), 100, (25, 50),
+    tuple(name for name in WEIGHTINGS if name not in STATIC), 300, 100, 200,
 )  # fmt: skip

@@ -26,6 +26,8 @@ HEADS: Mapping[str, Head] = {
     "extractive-qa": "generation",
 }
 VALIDATION = 50  # rows; the same for every method
+PART_TEST, PART_VALIDATION = 64, 25  # rows of a part of a task
+EXACT = "exact match"  # what the data is measured by, where every other answer is wrong
 LONGEST = 128  # tokens of a row
 BATCH = 64
 Rows = list[dict[str, object]]
@@ -77,18 +79,20 @@ def given(data: Path, group: str, name: str, test_rows: int) -> Given:
     Args:
         data: The folder.
         group: The group.
-        name: The task's folder in it.
+        name: The task's folder in it; with `?field=value` those of its rows.
         test_rows: Test rows at most.
     """
-    about = json.loads((data / name / "task.json").read_text(encoding="utf-8"))
+    folder, _, part = name.partition("?")
+    about = json.loads((data / folder / "task.json").read_text(encoding="utf-8"))
     head = HEADS[about["kind"]]
-    train, validation, test = (_lines(data / name / f"{part}.jsonl") for part in ("train", "validation", "test"))
-    short = re.sub(r"^task\d+-", "", name.rpartition("/")[2])
+    train, validation, test = _splits(data / folder, part)
+    short = re.sub(r"^task\d+-", "", part.partition("=")[2].replace("_", "-") or folder.rpartition("/")[2])
     fields: dict[str, object] = {"description": about["description"], "base_model": "_base", "head": head}
     metric = MAIN_METRIC[head]
     if head == "generation":
         texts = [str(row["output"]) for row in train]
-        metric = "f1" if fmean(len(text.split()) for text in texts) > 1.5 else metric
+        words = about["metric"] != EXACT and fmean(len(text.split()) for text in texts) > 1.5
+        metric = "f1" if words else metric
         fields |= {"prompt": short.replace("-", " ") + ": {text}\n=>"}
         fields |= {"max_new_tokens": min(64, 4 + max(len(text) for text in texts) // 2)}
     elif head == "classification":
@@ -170,6 +174,17 @@ def _row(head: Head, row: Mapping[str, object]) -> EvaluationRow:
 
 def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def _splits(folder: Path, part: str) -> tuple[Rows, Rows, Rows]:
+    """Training, validation and test rows; of a part of a task, which has few, test rows beyond its own test split."""
+    splits = [_lines(folder / f"{split}.jsonl") for split in ("train", "validation", "test")]
+    if not part:
+        return splits[0], splits[1], splits[2]
+    field, _, value = part.partition("=")
+    rows = [row for split in reversed(splits) for row in split if row[field] == value]
+    held = [PART_TEST, PART_TEST + PART_VALIDATION]
+    return rows[held[1] :], rows[held[0] : held[1]], rows[: held[0]]
 
 
 def _lines(path: Path) -> Rows:

@@ -113,7 +113,9 @@ def _save(plan: Plan, done: Done, times: dict[str, dict[str, dict[str, Spread]]]
     targets: list[Target] = []
     for family in plan.families:
         for method in (REFERENCE, REFERENCE + WHOLE):
-            found = _outcomes(done, family, plan.examples, (BASELINE, method))
+            found = [one for one in _main_runs(plan, done, family) if one.method in (BASELINE, method)]
+            if not any(one.method == method for one in found):
+                continue
             rows += [{"family": f"{family.name}: {method}", **row} for row in guide_table(found, method)]
             notes += [f"{family.name}, {method}: {note}" for note in guide_notes(found, method)]
             targets += [replace(t, name=f"{family.name}, {method}: {t.name}") for t in guide_targets(found, method)]
@@ -130,21 +132,19 @@ def _save(plan: Plan, done: Done, times: dict[str, dict[str, dict[str, Spread]]]
 
 
 def _tables(plan: Plan, done: Done, sequence: list[Row], times: dict[str, Any]) -> dict[str, list[Row]]:
-    related = plan.families[-1]
-    few = [one for one in _outcomes(done, related, plan.examples) if one.seed in plan.few or len(plan.seeds) == 1]
-    traces = [one for one in _of(done, Trace) if one.task == ""]
-    methods = method_table(few, traces=traces)
+    first = plan.families[0]
+    traces = [one for one in _of(_brief(plan, done), Trace) if one.task == ""]
+    methods = method_table(_of(_brief(plan, done), Outcome), traces=traces)
     for row in methods:
         row["group's step ÷ sum's"] = _step_ratio(traces, str(row["method"]))
-    curve = [one for one in _of(done, Outcome) if one.method in (BASELINE, REFERENCE) and one.seed in plan.few]
     tables = {
-        f"Weightings on the tasks of `{related.name}`": methods,
+        f"Weightings on the tasks of `{first.name}`, {plan.brief} steps": methods,
         "Weightings on a pair that conflicts: falls of the losses, 1 is solved": pair_table(
             _of(done, Trace), PAIR, TASKS
         ),
-        "Number of examples": examples_table([one for one in curve if one.task.startswith(f"{related.name}/")]),
-        "Five tasks in sequence, in points": sequence,
-        "Size": size_table(_sizes(done, related), (1, 8, 64, 1000)),
+        f"Number of examples, `{first.name}`": examples_table(_curve(plan, done)) if plan.curve else [],
+        f"Five tasks in sequence, {plan.brief} steps each, in points": sequence,
+        "Size": size_table(_sizes(done, first), (1, 8, 64, 1000)),
         "Speed": [
             {"base": base, **row} for base, found in times.items() for row in speed_table(found, SEPARATE)
         ],
@@ -155,7 +155,7 @@ def _tables(plan: Plan, done: Done, sequence: list[Row], times: dict[str, Any]) 
 def _plots(plan: Plan, done: Done, folder: Path) -> None:
     bars: list[Row] = []
     for family in plan.families:
-        found = _outcomes(done, family, plan.examples, (BASELINE, REFERENCE))
+        found = [one for one in _main_runs(plan, done, family) if one.method in (BASELINE, REFERENCE)]
         for gain in summarise(found)[0].summaries[0].ledger.gains:
             scale = 100 / (ceiling_of(gain.measure.metric) or 100)
             place = gain.interval
@@ -163,11 +163,8 @@ def _plots(plan: Plan, done: Done, folder: Path) -> None:
             bars.append({"task": gain.measure.task, GAIN: Spread(scale * gain.gain, *(scale * end for end in ends))})
     plot(folder / "training.png", QUESTION, bars, (GAIN,))
     if plan.curve:
-        of_related = [one for one in _of(done, Outcome) if one.method in (BASELINE, REFERENCE)]
-        plot_examples(folder / "training_examples.png", [
-            one for one in of_related if one.task.startswith(f"{plan.families[-1].name}/") and one.seed in plan.few
-        ])  # fmt: skip
-        traces = _of(done, Trace)
+        plot_examples(folder / "training_examples.png", _curve(plan, done))
+        traces = _of(_brief(plan, done), Trace)
         plot_traces(folder / "training_weights.png", traces, "weight")
         plot_traces(folder / "training_losses.png", traces, "validation_loss")
 
@@ -176,14 +173,23 @@ def _of(done: Done, kind: type[Kind]) -> list[Kind]:
     return [one for found in done.values() for one in found if isinstance(one, kind)]
 
 
-def _outcomes(done: Done, family: Family, examples: int, methods: Sequence[str] = ()) -> list[Outcome]:
-    return [
-        one
-        for one in _of(done, Outcome)
-        if one.task.startswith(f"{family.name}/")
-        and one.examples == examples
-        and (not methods or one.method in methods)
-    ]
+def _main_runs(plan: Plan, done: Done, family: Family) -> list[Outcome]:
+    return [one for one in _of(_runs(done, family, plan.steps), Outcome) if one.examples == plan.examples]
+
+
+def _curve(plan: Plan, done: Done) -> list[Outcome]:
+    found = _of(_runs(done, plan.families[0], plan.steps), Outcome)
+    return [one for one in found if one.method in (BASELINE, REFERENCE)]
+
+
+def _brief(plan: Plan, done: Done) -> Done:
+    """The runs that compare weightings."""
+    return _runs(done, plan.families[0], plan.brief)
+
+
+def _runs(done: Done, family: Family, steps: int) -> Done:
+    wanted = ("together", family, steps)
+    return {job: found for job, found in done.items() if (job.kind, job.family, job.steps) == wanted}
 
 
 def _sizes(done: Done, family: Family) -> Sizes:

@@ -7,7 +7,9 @@ import secrets
 import shutil
 import time
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.catalog._ahead import ahead
-from adapterhub.catalog._generation import FILES, MANIFEST, Generation, Manifest, checksums, stride
+from adapterhub.catalog._generation import FILES, MANIFEST, Generation, Manifest
+from adapterhub.catalog._linear import checksums, stride
 from adapterhub.catalog._records import Ids
 from adapterhub.catalog._scanned import scanning_order
 from adapterhub.catalog._scores import Doubles, Rows
@@ -30,6 +33,7 @@ __all__ = ["GRACE", "Typical", "build", "building", "collect_garbage"]
 
 GRACE = 60.0  # seconds between a reader's look at the manifest and its opening of the files, at the most
 _LOCK = "builder.lock"
+_WAITING = 4  # arrays of a file that wait for the disk
 
 
 def _nothing(groups: NDArray[np.int32]) -> Doubles:
@@ -124,19 +128,33 @@ def collect_garbage(folder: Path, keep: str, grace: float = GRACE) -> None:
 
 
 class _Sink:
-    """A file that knows its size and checksum."""
+    """A file that knows its size and checksum. It is written by a thread of its own, which waits for the disk."""
 
-    def __init__(self, path: Path, stack: ExitStack) -> None:
+    def __init__(self, path: Path, stack: ExitStack, disk: Executor) -> None:
         self._file = stack.enter_context(path.open("xb"))
+        self._disk = disk
+        self._writing: deque[Future[None]] = deque()
         self.size = self.crc = 0
 
     def write(self, array: NDArray[np.generic]) -> None:
+        """Write an array that nobody changes afterwards.
+
+        Raises:
+            OSError: If this one or one before it cannot be written.
+        """
+        self._writing.append(self._disk.submit(self._write, array))
+        while len(self._writing) > _WAITING:
+            self._writing.popleft().result()
+
+    def _write(self, array: NDArray[np.generic]) -> None:
         raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
         self._file.write(raw.data)
         self.size += raw.nbytes
         self.crc = zlib.crc32(raw.data, self.crc)
 
     def finish(self) -> tuple[int, int]:
+        while self._writing:
+            self._writing.popleft().result()
         self._file.flush()
         os.fsync(self._file.fileno())
         return self.size, self.crc
@@ -146,7 +164,9 @@ class _Writer:
     """The files of a generation, row after row."""
 
     def __init__(self, folder: Path, signature: Signature, stack: ExitStack) -> None:
-        self._sinks = {name: _Sink(folder / name, stack) for name in FILES}
+        disk = ThreadPoolExecutor(1, thread_name_prefix="disk")
+        self._sinks = {name: _Sink(folder / name, stack, disk) for name in FILES}
+        stack.callback(disk.shutdown, cancel_futures=True)  # before the files are closed
         self._signature = signature
         self._codes: list[Words] = []  # they are written in another order
         self._slopes: list[Floats] = []

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from adapterhub.catalog._signature import DIGITS, WORDS, Floats, Words
 from adapterhub.compiled import NoKernelError, opened
 
-__all__ = ["WORTH", "Counting", "Counts", "InC", "InNumpy", "Places", "counting"]
+__all__ = ["WORTH", "Counting", "Counts", "InC", "InNumpy", "Places", "counting", "kernel"]
 
 logger = logging.getLogger(__name__)
 
@@ -107,9 +107,8 @@ class InC(Counting):
     """
 
     def __init__(self) -> None:
-        library = opened(Path(__file__).with_name("codes.c"))
-        pointer, size = ctypes.c_void_p, ctypes.c_size_t
-        self._scan, self._differ = library.adapterhub_scan, library.adapterhub_differ
+        pointer, size, functions = ctypes.c_void_p, ctypes.c_size_t, kernel()
+        self._scan, self._differ = functions.adapterhub_scan, functions.adapterhub_differ
         self._scan.argtypes = [pointer, size, size, pointer, size, pointer, size, pointer, pointer, pointer]
         self._differ.argtypes = [pointer, pointer, size, pointer, pointer]
         self._scan.restype = self._differ.restype = None
@@ -138,6 +137,16 @@ class InC(Counting):
             found = np.empty(len(rows), dtype=np.float32)
             self._differ(codes.ctypes.data, rows.ctypes.data, len(rows), digits.ctypes.data, found.ctypes.data)
             yield found
+
+
+@functools.cache
+def kernel() -> ctypes.CDLL:
+    """The functions of the room's C files.
+
+    Raises:
+        NoKernelError: If there is no compiler, or it fails.
+    """
+    return opened(*(Path(__file__).with_name(name) for name in ("codes.c", "rows.c")))
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import weakref
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.catalog._counting import Places
+from adapterhub.catalog._linear import checksums, gather, stride
 from adapterhub.catalog._records import Ids
 from adapterhub.catalog._scanned import Scanned
 from adapterhub.catalog._scores import Queries, Rows
@@ -22,7 +22,7 @@ from adapterhub.catalog._shortlist import shortlist
 from adapterhub.catalog._signature import BITS, WORDS, Signature, Words
 from adapterhub.errors import IntegrityError
 
-__all__ = ["FILES", "MANIFEST", "Generation", "Manifest", "checksums", "stride"]
+__all__ = ["FILES", "MANIFEST", "Generation", "Manifest"]
 
 FORMAT = 2
 MANIFEST = "manifest.json"
@@ -99,35 +99,6 @@ class Manifest:
 
 def _canonical(content: object) -> bytes:
     return json.dumps(content, sort_keys=True).encode()
-
-
-def stride(width: int) -> int:
-    """float16 numbers of a row on disk: whole words of 64 bits."""
-    return -(-width // 4) * 4
-
-
-def checksums(linear: NDArray[np.float16]) -> Words:
-    """(n,) checksums of rows; one changed word always changes it.
-
-    A sum of the words times odd numbers, modulo 2^64.
-
-    Args:
-        linear: (n, stride) in whole words.
-    """
-    words = np.ascontiguousarray(linear).view("<u8")
-    folded = words ^ (words >> np.uint64(32))  # else two flips of highest bits would cancel
-    sums: Words = (folded * _odd(words.shape[1])).sum(axis=1, dtype=np.uint64)
-    return sums
-
-
-@functools.cache
-def _odd(count: int) -> Words:
-    """Odd numbers without a pattern (splitmix64, Steele 2014); of our own, for those of numpy may change."""
-    mixed = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    odd: Words = (mixed ^ (mixed >> np.uint64(31))) | np.uint64(1)
-    return odd
 
 
 class Generation:
@@ -211,7 +182,10 @@ class Generation:
         Raises:
             IntegrityError: If a row is not the one that was written.
         """
-        linear = self._gather(places)
+        try:
+            linear = gather(self._file, places, self._bytes).view("<f2")
+        except (OSError, EOFError) as error:
+            raise self._fault(LINEAR, str(error)) from error
         if not np.array_equal(checksums(linear), self._checksums[places]):
             raise self._fault(LINEAR, "a row's checksum is another")
         found = linear[:, : self.manifest.width]
@@ -226,20 +200,6 @@ class Generation:
             hidden: Places that are not looked at, ascending.
         """
         return shortlist(self._scanned, queries, size, hidden)
-
-    def _gather(self, places: Places) -> NDArray[np.float16]:
-        """One read for each run of neighbours; not a mapping, for a file that shrinks would end the process."""
-        first = np.flatnonzero(np.diff(places, prepend=-2) != 1)
-        lengths = np.diff(first, append=len(places)) * self._bytes
-        file, starts = self._file, places[first] * self._bytes
-        try:
-            parts = [os.pread(file, size, at) for size, at in zip(lengths.tolist(), starts.tolist(), strict=True)]
-        except OSError as error:
-            raise self._fault(LINEAR, str(error)) from error
-        raw = b"".join(parts)
-        if len(raw) != len(places) * self._bytes:
-            raise self._fault(LINEAR, "it ends too early")
-        return np.frombuffer(raw, dtype="<f2").reshape(len(places), self._bytes // 2)
 
     def _read(self, name: str, kind: str) -> Any:
         size, crc = self.manifest.files[name]

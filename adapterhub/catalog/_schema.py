@@ -20,9 +20,10 @@ __all__ = [
     "set_journal",
 ]
 
-FORMAT = 3
+FORMAT = 4
 # `state` is 0 for a task that can be routed to, 1 for one without an adapter, 2 for a retired one: a scope is then a
-# range of an index and never looks at the wide rows. `heard` is the commit of the task's vectors, 0 while it has none.
+# range of an index and never looks at the wide rows, nor does who asks for names. `heard` is the commit of the task's
+# vectors, 0 while it has none.
 # What one lost page would take from all tasks is there twice: the encoder in `binding`, base models in their index.
 SCHEMA = """
 CREATE TABLE meta (
@@ -38,6 +39,7 @@ CREATE TABLE task (
     card TEXT NOT NULL, crc INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX task_name ON task (name);
+CREATE INDEX task_label ON task (id, name);
 CREATE INDEX task_hidden ON task (name, state) WHERE state > 0;
 CREATE INDEX task_base ON task (base, state);
 CREATE INDEX task_seq ON task (seq, state, heard);

@@ -181,7 +181,8 @@ def names_of(connection: sqlite3.Connection, ids: Ids) -> list[str]:
     names: dict[int, str] = {}
     for part in chunks(dict.fromkeys(wanted), _CHUNK):
         marks = ",".join("?" * len(part))
-        names.update(connection.execute(f"SELECT id, name FROM task WHERE id IN ({marks})", part))
+        sql = f"SELECT id, name FROM task INDEXED BY task_label WHERE id IN ({marks})"
+        names.update(connection.execute(sql, part))
     lacking = sorted(set(wanted) - names.keys())
     if lacking:
         raise InputError(f"Numbers of tasks should be the catalogue's. Found {lacking[:5]}. Ask `ids` for them.")

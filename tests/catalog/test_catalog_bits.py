@@ -17,7 +17,8 @@ from index_contract import SPREAD, ByHand, agrees, bits, clustered, recall, some
 
 from adapterhub.catalog import BitIndex, ExactIndex, Manifest, Queries, Rows, Typical, _generation, building
 from adapterhub.catalog._builder import build, collect_garbage
-from adapterhub.catalog._generation import FILES, MANIFEST, checksums
+from adapterhub.catalog._generation import FILES, MANIFEST
+from adapterhub.catalog._linear import checksums
 from adapterhub.catalog._scanned import CHUNK
 from adapterhub.errors import InputError, IntegrityError
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_contract import clustered, some_queries, some_rows
 
-from adapterhub.catalog import Queries, Rows, _counting, _shortlist
+from adapterhub.catalog import Queries, Rows, _counting, _linear, _shortlist
 from adapterhub.catalog._ahead import ahead
 from adapterhub.catalog._counting import InC, InNumpy
 from adapterhub.catalog._scanned import CHUNK, Scanned, scanning_order
@@ -95,12 +95,41 @@ def test_shortlists_are_the_same_with_and_without_a_compiler(kernel):
     assert found[0] == found[1]
 
 
-def test_without_a_compiler_numpy_counts(monkeypatch):
-    def none(source):
+def test_without_a_compiler_numpy_counts_and_reads(monkeypatch):
+    def none():
         raise NoKernelError("no C compiler was found")
 
-    monkeypatch.setattr(_counting, "opened", none)
+    monkeypatch.setattr(_counting, "kernel", none)
+    monkeypatch.setattr(_linear, "kernel", none)
     assert isinstance(_counting.counting.__wrapped__(), InNumpy)
+    assert isinstance(_linear._reading.__wrapped__(), _linear.InNumpy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(0, 40), st.integers(1, 9))
+def test_rows_are_read_and_summed_alike_with_and_without_a_compiler(kernel, tmp_path_factory, data, count, width):
+    raw = np.random.default_rng(count).integers(0, 2**64, (count, width), dtype=np.uint64)
+    path = tmp_path_factory.mktemp("rows") / "linear"
+    path.write_bytes(raw.tobytes())
+    places = np.array(sorted(data.draw(st.sets(st.integers(0, max(count - 1, 0)), max_size=count))), dtype=np.intp)
+    sums = [sum((int(word) ^ int(word) >> 32) * int(odd) for word, odd in zip(row, _linear._odd(width), strict=True))
+            for row in raw]  # fmt: skip
+    with path.open("r+b") as file:
+        for way in (_linear.InNumpy(), _linear.InC()):
+            found = way.gather(file.fileno(), places, 8 * width)
+            assert found.tobytes() == raw[places].tobytes()
+            assert way.sums(raw).tolist() == [each % 2**64 for each in sums]
+        cut = data.draw(st.integers(0, 8 * width * count))
+        file.truncate(cut)
+        short = [way.gather(file.fileno(), places, 8 * width).tobytes() for way in (_linear.InNumpy(), _linear.InC())]
+        whole = bool(len(places)) and cut >= 8 * width * (int(places[-1]) + 1)
+        assert all((len(each) == 8 * width * len(places)) == (whole or not len(places)) for each in short)
+
+
+@pytest.mark.parametrize("way", [_linear.InNumpy, _linear.InC])
+def test_a_file_that_cannot_be_read_is_an_error(kernel, way):
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        way().gather(-1, np.array([0, 1]), 8)
 
 
 @pytest.mark.parametrize("again", [1920, 6400])

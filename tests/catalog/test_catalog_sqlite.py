@@ -325,7 +325,7 @@ def write_no_database(path: Path) -> None:
 
 
 OTHERS = {
-    write_format_1: "its format is 1, this version reads 3",
+    write_format_1: "its format is 1, this version reads 4",
     write_another_database: "a database of something else",
     write_no_database: "is damaged: file is not a database. Run `adapterhub fsck`",
 }

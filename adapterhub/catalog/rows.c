@@ -1,0 +1,37 @@
+/* Rows on disk, gathered and summed up: what `_linear.InNumpy` does, with the same results. */
+
+#include <errno.h>
+#include <unistd.h>
+
+/* Reads rows of `bytes` bytes at ascending places of a file, one read for each run of neighbours. Returns how many bytes
+   there were, fewer than were asked for where the file ends, or the negative number of an error. */
+int64_t adapterhub_gather(int file, const int64_t *places, size_t count, size_t bytes, char *found)
+{
+    int64_t sum = 0;
+    for (size_t first = 0, next; first < count; first = next) {
+        for (next = first + 1; next < count && places[next] == places[next - 1] + 1;)
+            next++;
+        size_t size = (next - first) * bytes;
+        off_t start = (off_t)(places[first] * (int64_t)bytes);
+        while (size) {
+            ssize_t got = pread(file, found, size, start);
+            if (got < 0 && errno == EINTR)
+                continue;
+            if (got <= 0)
+                return got ? -(int64_t)errno : sum;
+            found += got, start += got, sum += got, size -= (size_t)got;
+        }
+    }
+    return sum;
+}
+
+/* The checksum of each of some rows: words (rows, width), odd (width,). */
+void adapterhub_sums(const uint64_t *words, size_t rows, size_t width, const uint64_t *odd, uint64_t *sums)
+{
+    for (size_t row = 0; row < rows; row++, words += width) {
+        uint64_t sum = 0;
+        for (size_t word = 0; word < width; word++)
+            sum += (words[word] ^ (words[word] >> 32)) * odd[word];
+        sums[row] = sum;
+    }
+}

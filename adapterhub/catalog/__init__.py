@@ -4,6 +4,7 @@ from adapterhub.catalog._bits import BitIndex
 from adapterhub.catalog._builder import Typical, building
 from adapterhub.catalog._faiss import FaissIndex
 from adapterhub.catalog._generation import Manifest
+from adapterhub.catalog._halves import to_half, to_single
 from adapterhub.catalog._index import ExactIndex, Queries, Rows, VectorIndex
 from adapterhub.catalog._index_faults import index_faults
 from adapterhub.catalog._open import open_catalog
@@ -42,4 +43,6 @@ __all__ = [
     "building",
     "index_faults",
     "open_catalog",
+    "to_half",
+    "to_single",
 ]

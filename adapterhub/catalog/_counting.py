@@ -7,16 +7,16 @@ import functools
 import itertools
 import logging
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from adapterhub.catalog._kernel import kernel
 from adapterhub.catalog._signature import DIGITS, WORDS, Floats, Words
-from adapterhub.compiled import NoKernelError, opened
+from adapterhub.compiled import NoKernelError
 
-__all__ = ["WORTH", "Counting", "Counts", "InC", "InNumpy", "Places", "counting", "kernel"]
+__all__ = ["WORTH", "Counting", "Counts", "InC", "InNumpy", "Places", "counting"]
 
 logger = logging.getLogger(__name__)
 
@@ -137,16 +137,6 @@ class InC(Counting):
             found = np.empty(len(rows), dtype=np.float32)
             self._differ(codes.ctypes.data, rows.ctypes.data, len(rows), digits.ctypes.data, found.ctypes.data)
             yield found
-
-
-@functools.cache
-def kernel() -> ctypes.CDLL:
-    """The functions of the room's C files.
-
-    Raises:
-        NoKernelError: If there is no compiler, or it fails.
-    """
-    return opened(*(Path(__file__).with_name(name) for name in ("codes.c", "rows.c")))
 
 
 @functools.cache

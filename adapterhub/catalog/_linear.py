@@ -14,7 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterhub.catalog._counting import Places, kernel
+from adapterhub.catalog._counting import Places
+from adapterhub.catalog._kernel import kernel
 from adapterhub.catalog._signature import Words
 from adapterhub.compiled import NoKernelError
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adapterhub.catalog._checks import halves
+from adapterhub.catalog._halves import to_single
 from adapterhub.catalog._records import TaskVectors, VectorBlock
 from adapterhub.errors import IntegrityError
 
@@ -185,8 +186,9 @@ def fill(block: VectorBlock, start: int, rows: Sequence[Narrow]) -> None:
         at = slice(None) if len(where) == len(rows) else where
         raw = _raw([parts[place] for place in where.tolist()], narrow_size(kind // 2, kind % 2, totals.shape[1]))
         split = 2 * totals.shape[1] * (kind // 2)
-        totals[at] = raw[:, :split].view("<f2" if kind < 4 else "<f4") if split else 0
-        descriptions[at] = raw[:, split:].view("<f2") if kind % 2 else 0
+        sums = raw[:, :split]
+        totals[at] = 0 if not split else sums.view("<f4") if kind >= 4 else _floats(sums.view("<f2"))
+        descriptions[at] = _floats(raw[:, split:].view("<f2")) if kind % 2 else 0
 
 
 def _raw(parts: Sequence[bytes], size: int) -> NDArray[np.uint8]:
@@ -207,4 +209,4 @@ def _pack(rows: NDArray[np.float16], count: int, described: int) -> Packed:
 
 
 def _floats(rows: NDArray[np.float16]) -> NDArray[np.float32]:
-    return rows.astype(np.float32)
+    return to_single(rows.astype(np.float16, copy=False))  # of this machine's order of bytes

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from adapterhub.catalog._halves import to_single
 from adapterhub.catalog._scores import Doubles, Rows
 
 __all__ = ["BITS", "DIGITS", "WORDS", "Asked", "Floats", "Signature", "Words"]
@@ -105,7 +106,9 @@ class Signature:
         return codes, slopes
 
     def _coded(self, linear: NDArray[np.floating]) -> tuple[Words, Floats]:
-        turned = (linear.astype(np.float32) - self.centre) @ self.for_rows
+        wide = to_single(linear) if linear.dtype == np.float16 else linear.astype(np.float32)
+        wide -= self.centre
+        turned = wide @ self.for_rows
         positive = turned > 0
         squares = np.einsum("ij,ij->i", turned, turned)
         sizes = np.abs(turned, out=turned)

@@ -35,3 +35,39 @@ void adapterhub_sums(const uint64_t *words, size_t rows, size_t width, const uin
         sums[row] = sum;
     }
 }
+
+#if defined(__F16C__) && defined(__AVX__)
+#include <immintrin.h>
+
+/* Numbers in half precision as single ones, which is exact. */
+void adapterhub_singles(const uint16_t *halves, size_t count, float *singles)
+{
+    size_t at = 0;
+    for (; at + 8 <= count; at += 8)
+        _mm256_storeu_ps(singles + at, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(halves + at))));
+    for (; at < count; at++)
+        singles[at] = _cvtsh_ss(halves[at]);
+}
+
+/* Numbers in single precision as halves, to the nearest, of two the even one. */
+void adapterhub_halves(const float *singles, size_t count, uint16_t *halves)
+{
+    size_t at = 0;
+    for (; at + 8 <= count; at += 8)
+        _mm_storeu_si128((__m128i *)(halves + at), _mm256_cvtps_ph(_mm256_loadu_ps(singles + at), _MM_FROUND_TO_NEAREST_INT));
+    for (; at < count; at++)
+        halves[at] = _cvtss_sh(singles[at], _MM_FROUND_TO_NEAREST_INT);
+}
+#elif defined(__aarch64__)
+void adapterhub_singles(const __fp16 *halves, size_t count, float *singles)
+{
+    for (size_t at = 0; at < count; at++)
+        singles[at] = halves[at];
+}
+
+void adapterhub_halves(const float *singles, size_t count, __fp16 *halves)
+{
+    for (size_t at = 0; at < count; at++)
+        halves[at] = (__fp16)singles[at];
+}
+#endif

@@ -20,7 +20,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from adapterhub.catalog import Queries, Rows, VectorBlock
+from adapterhub.catalog import Queries, Rows, VectorBlock, to_half, to_single
 from adapterhub.errors import InputError
 from adapterhub.router._statistics import Sums
 
@@ -117,7 +117,7 @@ class Epoch:
     @cached_property
     def fingerprint(self) -> str:
         """Equal only for epochs that make the same rows."""
-        digest = hashlib.blake2b(b"plda rows 2", digest_size=16)
+        digest = hashlib.blake2b(b"plda rows 3", digest_size=16)
         for part in (self.mu, self.transform, self.psi):
             digest.update(f"{part.shape}".encode())
             digest.update(np.ascontiguousarray(part, dtype="<f8").tobytes())
@@ -146,11 +146,10 @@ class Epoch:
         offset = np.empty(len(block), dtype=np.float32)
         for start in range(0, len(block), _CHUNK):
             part = slice(start, start + _CHUNK)
-            total = block.descriptions[part].astype(np.float64)
-            total *= weight[part, None]
-            total += block.totals[part]
-            total /= np.maximum(count[part], DESCRIPTION_WEIGHT)[:, None]
-            linear[part], offset[part] = self._rounded(total, group[part])
+            mean = block.descriptions[part] * weight[part, None].astype(np.float32)
+            mean += block.totals[part]
+            mean /= np.maximum(count[part], DESCRIPTION_WEIGHT)[:, None].astype(np.float32)
+            linear[part], offset[part] = self._rounded(mean.astype(np.float64), group[part])
         return Rows(linear, group, offset)
 
     def examples(self, groups: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -207,9 +206,10 @@ class Epoch:
         gains = known[:, None] / 2 * self.psi
         scaled = (padded @ self.transform)[: len(means)]
         scaled *= (gains / (gains + 1) / variances)[which]
-        linear = np.clip(scaled, -MOST_FLOAT16, MOST_FLOAT16, out=scaled).astype(np.float16)
+        narrow = scaled.astype(np.float32)
+        linear = to_half(np.clip(narrow, -MOST_FLOAT16, MOST_FLOAT16, out=narrow))
         constants = (np.log(variances) - np.log(1 + self.psi)).sum(axis=1)
-        squares = linear.astype(np.float64)
+        squares = to_single(linear).astype(np.float64)
         squares *= squares
         squares *= variances[which]
         offset = squares.sum(axis=1)

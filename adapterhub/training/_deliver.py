@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from accelerate import Accelerator
 
+from adapterhub.adapter import content_hash
 from adapterhub.errors import InputError
 from adapterhub.task import Task
 
@@ -26,11 +27,13 @@ class Delivery:
         registry: The registry.
         register: Whether cards and adapters go into it.
         out: Folder for the adapter folders, or None.
+        resumed: Whether those that the run delivered before it was cut off may lie there already.
     """
 
     registry: Registry
     register: bool
     out: Path | None
+    resumed: bool = False
 
     def check(self, names: Sequence[str]) -> None:
         """Make the folder, before anything is trained.
@@ -46,7 +49,7 @@ class Delivery:
                 raise InputError("With `register=False` the adapters need a folder. Found no `out`. Name one.")
             return
         taken = [str(self.out / name) for name in names if (self.out / name).exists()]
-        if taken:
+        if taken and not self.resumed:
             raise InputError(
                 f"Adapters go into new folders. Found {', '.join(taken)}. Remove them or choose another `out`."
             )
@@ -62,11 +65,13 @@ class Delivery:
 
         Returns:
             The card as stored, and the folder where it lies now.
+
+        Raises:
+            InputError: If another adapter lies where one is resumed.
         """
         if accelerator.is_main_process:
             if self.out is not None:
-                (self.out / task.name).parent.mkdir(parents=True, exist_ok=True)
-                folder = folder.replace(self.out / task.name)
+                folder = _placed(folder, self.out / task.name)
             if self.register:
                 task = self.registry.add(task, adapter=folder, replace=True)
         accelerator.wait_for_everyone()
@@ -74,3 +79,15 @@ class Delivery:
         place = self.registry.adapter_path(task.name) if self.out is None else self.out / task.name
         assert place is not None
         return stored, place
+
+
+def _placed(folder: Path, place: Path) -> Path:
+    """The folder moved to its place, unless the same one lies there already."""
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return folder.replace(place)
+    if content_hash(place) != content_hash(folder):
+        raise InputError(
+            f"A resumed run delivers what it delivered before. Found another adapter in {place}. Choose another `out`."
+        )
+    return place

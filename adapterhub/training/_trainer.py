@@ -177,7 +177,8 @@ class Trainer:
                 of `meta_init`, of the same method, rank and targets. The head of another task is taken over where the
                 labels are the same.
             register: Put each card with its adapter into the registry.
-            out: Folder for the adapter folders, `<out>/<task>`; they must not be there yet.
+            out: Folder for the adapter folders, `<out>/<task>`; they must not be there yet, but for those that a run
+                which is resumed has delivered.
 
         Returns:
             A result for each task, before them that of the group.
@@ -188,7 +189,7 @@ class Trainer:
             InputError: If a card, a base or a checkpoint does not fit.
             DivergedError: If the loss is no longer finite.
         """
-        delivery = Delivery(self._registry, register, None if out is None else Path(out))
+        delivery = Delivery(self._registry, register, None if out is None else Path(out), self._run.resume)
         tasks = self._tasks(data, cards or {})
         delivery.check([*([] if group is None else [group]), *tasks])
         prepared = prepare(

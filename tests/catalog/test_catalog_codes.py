@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_contract import clustered, some_queries, some_rows
 
-from adapterhub.catalog import Queries, Rows, _counting, _linear, _shortlist
+from adapterhub.catalog import Queries, Rows, _counting, _halves, _linear, _shortlist, to_half, to_single
 from adapterhub.catalog._ahead import ahead
 from adapterhub.catalog._counting import InC, InNumpy
 from adapterhub.catalog._scanned import CHUNK, Scanned, scanning_order
@@ -124,6 +124,24 @@ def test_rows_are_read_and_summed_alike_with_and_without_a_compiler(kernel, tmp_
         short = [way.gather(file.fileno(), places, 8 * width).tobytes() for way in (_linear.InNumpy(), _linear.InC())]
         whole = bool(len(places)) and cut >= 8 * width * (int(places[-1]) + 1)
         assert all((len(each) == 8 * width * len(places)) == (whole or not len(places)) for each in short)
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_every_half_is_converted_as_by_numpy(monkeypatch, compiled):
+    if not compiled:
+        monkeypatch.setattr(_halves, "_function", lambda _: None)
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    every = every[np.isfinite(every)].reshape(-1, 31)
+    found = to_single(every)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, every.astype(np.float32))
+    assert to_half(found).tobytes() == every.tobytes()
+    between = np.sort(found.reshape(-1))
+    between = between[:-1] / 2 + between[1:] / 2  # of two as near the even one
+    near = np.concatenate([between, np.nextafter(between, np.float32(np.inf)), np.nextafter(between, -np.float32(9e9))])
+    np.testing.assert_array_equal(to_half(near), near.astype(np.float16))
+    np.testing.assert_array_equal(to_half(near[::2][:6].reshape(2, 3).T), near[::2][:6].reshape(2, 3).T.astype("f2"))
+    assert to_half(np.empty((0, 3), dtype=np.float32)).shape == (0, 3)
 
 
 @pytest.mark.parametrize("way", [_linear.InNumpy, _linear.InC])

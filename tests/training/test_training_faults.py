@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from workshop import COLOURS, card, llama_base, registry_on, rows
 import adapterhub.training._checkpoint as checkpoint
 import adapterhub.training._save as save
 from adapterhub.adapter import content_hash
-from adapterhub.errors import DataError, IntegrityError
+from adapterhub.errors import DataError, InputError, IntegrityError
 from adapterhub.registry import Registry
 from adapterhub.training import FitResult, Trainer
 from adapterhub.training.continual import ContinualLearner
@@ -178,6 +179,38 @@ def test_a_full_disk_leaves_no_half_of_an_adapter(registry: Registry, tmp_path: 
     assert {name: content_hash(one.folder) for name, one in again.items()} == {
         name: content_hash(one.folder) for name, one in whole.items()
     }
+
+
+def test_a_run_that_was_cut_off_between_two_deliveries_is_resumed(
+    registry: Registry, tmp_path: Path, monkeypatch: Any
+) -> None:
+    out, options = tmp_path / "out", {"checkpoints": tmp_path / "checkpoints"}
+    whole = fit(registry, register=False, out=tmp_path / "whole")
+    add, count = Registry.add, itertools.count()
+
+    def cut_off(self: Registry, *args: Any, **more: Any) -> Any:
+        if next(count) == 1:  # its folder is in its place, but no one has acknowledged it
+            raise KeyboardInterrupt
+        return add(self, *args, **more)
+
+    monkeypatch.setattr(Registry, "add", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        fit(registry, **options, out=out)
+    monkeypatch.undo()
+    delivered = sorted(path.relative_to(out).parent.as_posix() for path in out.rglob("adapter_config.json"))
+    assert len(delivered) == 2
+    with pytest.raises(InputError, match="Adapters go into new folders"):
+        fit(registry, **options, out=out)
+    again = fit(registry, **options, out=out, resume=True)
+    assert {name: content_hash(one.folder) for name, one in again.items()} == {
+        name: content_hash(one.folder) for name, one in whole.items()
+    }
+    assert sorted(registry) == sorted(whole)
+    assert registry.verify() == []
+    weights = out / delivered[0] / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    with pytest.raises(InputError, match="Found another adapter in"):
+        fit(registry, **options, out=out, resume=True)
 
 
 def test_a_folder_that_was_there_is_not_taken_away(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Eight full models loaded and asked one after another, against one pass over a hub of eight adapters.
+"""How fast do eight tasks answer: eight full models one after another, or one pass over a hub of eight adapters?
 
 Adapters are random, of rank 8 on q, k, v and o; a full model is the base with one of them merged into it. Before
 anything is timed, both give the same answers. Every request comes with its task; "routed" lets the router find it, its
@@ -25,14 +25,31 @@ from adapterhub.task import Task
 from adapterhub.training import base_id
 from benchmarks._measure import THREADS, Spread
 from benchmarks._models import ATTENTION, Setting, linear_widths, write_adapter
+from benchmarks._training_tables import speed_table
 from benchmarks._training_world import Told
+from benchmarks.report import Target, arguments, save
 
 TASKS, RANK, NEW_TOKENS, EACH = 8, 8, 16, 8
 THINGS = ("rivers", "kitchens", "engines", "birds", "ledgers", "violins", "glaciers", "bridges")
 LARGE = Setting("84M", 768, 12, 2048, ATTENTION, (RANK,), vocabulary=4096)
 SEPARATE, TOLD, ROUTED = "eight full models", "hub, task given", "hub, routed"
 
+QUESTION = "How fast do eight tasks answer: eight full models one after another, or one pass over a hub?"
+
 Times = dict[str, dict[str, Spread]]
+
+
+def main() -> None:
+    args = arguments(QUESTION)
+    rows: list[dict[str, object]] = []
+    targets: list[Target] = []
+    for base, large in (("6M", False), ("84M", True))[: 2 if args.full else 1]:
+        with tempfile.TemporaryDirectory() as scratch:
+            times = _times(Path(scratch) / "hub", large=large, repeats=7 if args.full else 1)
+        rows += [{"base": base, **row} for row in speed_table(times, SEPARATE)]
+        faster = times["cold"][SEPARATE].median / times["cold"][TOLD].median
+        targets.append(Target(f"{base}, cold: eight models ÷ hub (the guide's claim)", faster, 10.0, "higher"))
+    save("serving", QUESTION, rows, targets, (), folder=args.results)
 
 
 @dataclass(frozen=True)
@@ -59,7 +76,7 @@ class World:
         return [text for text, _ in pairs], [name for _, name in pairs]
 
 
-def serving_times(folder: Path, *, large: bool, repeats: int) -> Times:
+def _times(folder: Path, *, large: bool, repeats: int) -> Times:
     """Wall seconds with two threads, by condition and way.
 
     Args:
@@ -174,3 +191,7 @@ def _world(folder: Path, *, large: bool) -> World:
             merged.save_pretrained(models[name])
             AutoTokenizer.from_pretrained(base).save_pretrained(models[name])
     return World(base, models, registry)
+
+
+if __name__ == "__main__":
+    main()

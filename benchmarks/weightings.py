@@ -1,0 +1,102 @@
+"""What do the weightings of tasks that share an adapter give, and what do they cost?
+
+Each is the way in which the tasks of a group train the group's adapter (`benchmarks.training` says how, and what
+`single-task` is); the runs are shorter than there. All of them are also run on a pair that conflicts by construction
+(`_training_pair.py`), under three optimisers. The plain sum is always a row. A step's update hurts a task if it raises
+the task's loss to first order. Times are CPU times of one thread.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from adapterhub.evaluation import BASELINE, REFERENCE, Outcome, Trace
+from adapterhub.training.weighting import WEIGHTINGS
+from benchmarks._measure import Spread
+from benchmarks._training_families import REPAIR
+from benchmarks._training_families import SHORT as TWO
+from benchmarks._training_jobs import done, of, together
+from benchmarks._training_pair import RATES, TASKS
+from benchmarks._training_plots import plot_traces
+from benchmarks._training_runs import PAIR, Family, Job
+from benchmarks._training_tables import method_table, pair_table
+from benchmarks.report import Target, arguments, save
+
+QUESTION = "What do the weightings of tasks that share an adapter give, and what do they cost?"
+STATIC = ("static",)  # is the sum, unless weights are given
+OPTIMISERS = ("adaptive_momentum", "muon")  # also tried on the eight tasks, beside AdamW
+SURGERY = "upgrad"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run.
+
+    Args:
+        family: The tasks.
+        seeds: Of the runs.
+        examples: Training rows a task.
+        weightings: Beside the sum.
+        steps: Steps a task.
+        test_rows: Test rows a task at most.
+    """
+
+    family: Family
+    seeds: tuple[int, ...]
+    examples: int
+    weightings: tuple[str, ...]
+    steps: int
+    test_rows: int
+
+    def jobs(self) -> list[Job]:
+        """The runs; those of the pair, which are short, first."""
+        methods = (REFERENCE, *self.weightings)
+        pair, base = Family(PAIR, ()), Job("together", self.family, "", 0, self.examples, self.steps, self.test_rows)
+        found = [replace(base, kind="pair", family=pair, method=m, optimiser=o) for o in RATES for m in methods]
+        found += [replace(base, method=method) for method in (BASELINE, *methods)]
+        found += [replace(base, method=REFERENCE, optimiser=optimiser) for optimiser in OPTIMISERS]
+        return [replace(job, seed=seed) for job in found for seed in self.seeds]
+
+
+SHORT = Plan(TWO, (0,), 32, (SURGERY,), 20, 20)
+FULL = Plan(
+    REPAIR, (0, 1, 2), 100, tuple(name for name in WEIGHTINGS if name not in (REFERENCE, *STATIC)), 100, 200
+)  # fmt: skip
+
+
+def main() -> None:
+    args = arguments(QUESTION)
+    if args.data is None:
+        print("benchmarks.weightings needs a folder of task data: --data DIR. Nothing was measured.")
+        return
+    plan = FULL if args.full else SHORT
+    found = done(plan.jobs(), args)
+    eight = together(found, plan.family, plan.steps)
+    traces = [one for one in of(eight, Trace) if one.task == ""]
+    rows = method_table(of(eight, Outcome), traces=traces)
+    for row in rows:
+        row["group's step ÷ sum's"] = _step_ratio(traces, str(row["method"]))
+    pair = pair_table(of(found, Trace), PAIR, TASKS)
+    title = "A pair that conflicts: falls of the losses, 1 is solved"
+    save("weightings", QUESTION, rows, _targets(pair), (), folder=args.results, tables={title: pair})
+    if args.full:
+        plot_traces(args.results / "weightings_weights.png", of(eight, Trace), "weight")
+        plot_traces(args.results / "weightings_losses.png", of(eight, Trace), "validation_loss")
+
+
+def _targets(pair: Sequence[dict[str, object]]) -> list[Target]:
+    """Surgery hurts no task to first order under plain SGD, where the update is the direction."""
+    row = next(row for row in pair if str(row["weighting"]) == f"{SURGERY}, sgd")
+    name = f"pair, {SURGERY}, sgd: steps whose update hurts a task, %"
+    return [Target(name, float(str(row["steps whose update does"]).rstrip("%")), 0.0)]
+
+
+def _step_ratio(traces: Sequence[Trace], method: str) -> str | Spread:
+    """CPU time of a step of the group's adapter, over the sum's with the same seed."""
+    found = {name: {t.seed: t.values[0] for t in traces if (t.method, t.name) == (name, "step_seconds")}
+             for name in (method, REFERENCE)}  # fmt: skip
+    shared = sorted(found[method].keys() & found[REFERENCE].keys())
+    return Spread.of([found[method][seed] / found[REFERENCE][seed] for seed in shared]) if shared else "–"
+
+
+if __name__ == "__main__":
+    main()

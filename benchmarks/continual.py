@@ -16,7 +16,7 @@ from adapterhub.training.continual import ContinualScores
 from benchmarks._training_families import REPAIR
 from benchmarks._training_jobs import Done, done
 from benchmarks._training_runs import KEEPS, OWN, Family, Job
-from benchmarks.report import Target, arguments, save
+from benchmarks.report import Target, arguments, has_data, save
 
 QUESTION = "What is forgotten when five tasks are learned one after another?"
 FIVE = Job("sequence", Family("sequence", REPAIR.tasks[:5]), OWN, 0, 100, 100, 200)
@@ -28,8 +28,7 @@ Row = dict[str, object]
 
 def main() -> None:
     args = arguments(QUESTION)
-    if args.data is None:
-        print("benchmarks.continual needs a folder of task data: --data DIR. Nothing was measured.")
+    if not has_data("continual", args):
         return
     base, seeds = (FIVE, SEEDS) if args.full else (TWO, SEEDS[:1])
     jobs = [replace(base, method=method, seed=seed) for method in (OWN, *KEEPS) for seed in seeds]

@@ -53,6 +53,18 @@ def arguments(question: str) -> argparse.Namespace:
     return found
 
 
+def has_data(name: str, args: argparse.Namespace) -> bool:
+    """Whether there is a folder of task data; if not, that is said.
+
+    Args:
+        name: Of the benchmark.
+        args: Of its command line.
+    """
+    if args.data is None:
+        print(f"benchmarks.{name} needs a folder of task data: --data DIR. Nothing was measured.")
+    return args.data is not None
+
+
 def save(
     name: str,
     question: str,

@@ -50,7 +50,7 @@ from benchmarks._routing_trials import (
     refused,
     trial,
 )  # fmt: skip
-from benchmarks.report import Target, arguments, save
+from benchmarks.report import Target, arguments, has_data, save
 
 QUESTION = "Does the router find the right task, does it know when there is none, and may it grow?"
 COUNTS = (20, 5, 1, 0)
@@ -64,8 +64,7 @@ Pairs = dict[str, tuple[float, float]]  # AUROC and false alarms by method
 
 def main() -> None:
     args = arguments(QUESTION)
-    if args.data is None:
-        print("benchmarks.routing needs a folder of task data: --data DIR. Nothing was measured.")
+    if not has_data("routing", args):
         return
     with tempfile.TemporaryDirectory() as temporary:
         encodings = Encodings(SentenceEncoder(cache_size=0), args.cache or Path(temporary))

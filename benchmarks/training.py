@@ -26,7 +26,7 @@ from benchmarks._training_jobs import Done, done, of, together
 from benchmarks._training_plots import plot_examples
 from benchmarks._training_runs import WHOLE, Family, Job
 from benchmarks._training_tables import Sizes, examples_table, guide_notes, guide_table, guide_targets, size_table
-from benchmarks.report import Target, arguments, plot, save
+from benchmarks.report import Target, arguments, has_data, plot, save
 
 QUESTION = "Do tasks that share an adapter gain by it, and does none lose?"
 GAIN = "gain over a single-task adapter, points, with its 95 % interval"
@@ -72,8 +72,7 @@ FULL = Plan((REPAIR, REWRITING), (0, 1, 2), 100, (25, 50), 300, 200)
 
 def main() -> None:
     args = arguments(QUESTION)
-    if args.data is None:
-        print("benchmarks.training needs a folder of task data: --data DIR. Nothing was measured.")
+    if not has_data("training", args):
         return
     plan = FULL if args.full else SHORT
     found = done(plan.jobs(), args)

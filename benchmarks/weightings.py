@@ -19,7 +19,7 @@ from benchmarks._training_pair import RATES, TASKS
 from benchmarks._training_plots import plot_traces
 from benchmarks._training_runs import PAIR, Family, Job
 from benchmarks._training_tables import method_table, pair_table
-from benchmarks.report import Target, arguments, save
+from benchmarks.report import Target, arguments, has_data, save
 
 QUESTION = "What do the weightings of tasks that share an adapter give, and what do they cost?"
 STATIC = ("static",)  # is the sum, unless weights are given
@@ -65,8 +65,7 @@ FULL = Plan(
 
 def main() -> None:
     args = arguments(QUESTION)
-    if args.data is None:
-        print("benchmarks.weightings needs a folder of task data: --data DIR. Nothing was measured.")
+    if not has_data("weightings", args):
         return
     plan = FULL if args.full else SHORT
     found = done(plan.jobs(), args)

@@ -50,16 +50,16 @@ class Plan:
     def jobs(self) -> list[Job]:
         """The runs; those of the pair, which are short, first."""
         methods = (REFERENCE, *self.weightings)
-        pair, base = Family(PAIR, ()), Job("together", self.family, "", 0, self.examples, self.steps, self.test_rows)
-        found = [replace(base, kind="pair", family=pair, method=m, optimiser=o) for o in RATES for m in methods]
+        found = [Job("pair", Family(PAIR, ()), m, 0, 0, 0, 0, o) for o in RATES for m in methods]
+        base = Job("together", self.family, REFERENCE, 0, self.examples, self.steps, self.test_rows)
         found += [replace(base, method=method) for method in (BASELINE, *methods)]
-        found += [replace(base, method=REFERENCE, optimiser=optimiser) for optimiser in OPTIMISERS]
+        found += [replace(base, optimiser=optimiser) for optimiser in OPTIMISERS]
         return [replace(job, seed=seed) for job in found for seed in self.seeds]
 
 
 SHORT = Plan(TWO, (0,), 32, (SURGERY,), 20, 20)
 FULL = Plan(
-    REPAIR, (0, 1, 2), 100, tuple(name for name in WEIGHTINGS if name not in (REFERENCE, *STATIC)), 100, 200
+    REPAIR, (0, 1, 2), 100, tuple(name for name in WEIGHTINGS if name not in (REFERENCE, *STATIC)), 80, 200
 )  # fmt: skip
 
 

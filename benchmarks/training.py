@@ -39,10 +39,11 @@ class Plan:
     """How much is run.
 
     Args:
-        families: Tasks that are trained together; the first one also on top, and with other numbers of examples.
+        families: Tasks that are trained together.
         seeds: Of the runs.
         examples: Training rows a task.
-        curve: Further numbers of them.
+        on_top: Families whose group's steps are also tried on top.
+        curve: Further numbers of examples, for the first family.
         steps: Steps a task.
         test_rows: Test rows a task at most.
     """
@@ -50,6 +51,7 @@ class Plan:
     families: tuple[Family, ...]
     seeds: tuple[int, ...]
     examples: int
+    on_top: tuple[Family, ...]
     curve: tuple[int, ...]
     steps: int
     test_rows: int
@@ -58,7 +60,7 @@ class Plan:
         """The runs."""
         both, first = (BASELINE, REFERENCE), self.families[0]
         found = [self._job(family, method) for family in self.families for method in both]
-        found.append(replace(self._job(first, REFERENCE), whole=True))
+        found += [replace(self._job(family, REFERENCE), whole=True) for family in self.on_top]
         found += [replace(self._job(first, method), examples=size) for size in self.curve for method in both]
         return [replace(job, seed=seed) for job in found for seed in self.seeds]
 
@@ -66,8 +68,8 @@ class Plan:
         return Job("together", family, method, 0, self.examples, self.steps, self.test_rows)
 
 
-SHORT = Plan((TWO,), (0,), 32, (), 20, 20)
-FULL = Plan((REPAIR, REWRITING), (0, 1, 2), 100, (25, 50), 300, 200)
+SHORT = Plan((TWO,), (0,), 32, (TWO,), (), 20, 20)
+FULL = Plan((REPAIR, REWRITING), (0, 1, 2), 100, (), (), 300, 200)
 
 
 def main() -> None:

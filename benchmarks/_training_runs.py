@@ -1,4 +1,4 @@
-"""What `benchmarks.training` trains: each job is a process of its own, with one thread, and leaves its records."""
+"""What the training benchmarks train: each job is a process of its own, with one thread, and leaves its records."""
 
 import resource
 import time

@@ -1,4 +1,4 @@
-"""From measured outcomes to the tables of `benchmarks.training`: nothing in them is typed.
+"""From measured outcomes to the tables of the training benchmarks: nothing in them is typed.
 
 `guide_table` is the guide's benchmark table, earned: for each task a single-task adapter and the group's with the
 task's on top of it, on the same budget, with the gain and where it lies. The others: value against number of examples,

@@ -1,4 +1,5 @@
-/* Rows on disk, gathered and summed up: what `_linear.InNumpy` does, with the same results. */
+/* Rows on disk, gathered and summed up, and their numbers converted: what `_linear.InNumpy` and numpy do, with the same
+   results. */
 
 #include <errno.h>
 #include <unistd.h>
@@ -54,7 +55,8 @@ void adapterhub_halves(const float *singles, size_t count, uint16_t *halves)
 {
     size_t at = 0;
     for (; at + 8 <= count; at += 8)
-        _mm_storeu_si128((__m128i *)(halves + at), _mm256_cvtps_ph(_mm256_loadu_ps(singles + at), _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128((__m128i *)(halves + at),
+                         _mm256_cvtps_ph(_mm256_loadu_ps(singles + at), _MM_FROUND_TO_NEAREST_INT));
     for (; at < count; at++)
         halves[at] = _cvtss_sh(singles[at], _MM_FROUND_TO_NEAREST_INT);
 }

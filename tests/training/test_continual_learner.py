@@ -226,7 +226,7 @@ def test_what_keeps_the_older_tasks_is_interleaved_with_the_new_rows(registry, m
 
 
 def formula(registry, begun, now, keep, strength):
-    """What a step follows at the adapter in `now`, by autograd through bare PEFT: by name, λ and all."""
+    """What a step follows at the adapter in `now`, by autograd through bare PEFT: by name, each λ and all."""
     old, new = rows("classification", 8), shifted(8, 1)
     start, model = plain(registry, begun, is_trainable=True), plain(registry, now, is_trainable=True)
     named = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -237,18 +237,18 @@ def formula(registry, begun, now, keep, strength):
     said, learned = logits_of(model, registry, "a", old), logits_of(model, registry, "b", new)
     memory, total = cross_entropy(said, labels_of(old)), flat(cross_entropy(learned, labels_of(new)))
     if "replay" in keep:
-        total += strength * flat(memory)
+        total += strength.get("replay", 1.0) * flat(memory)
     if "distillation" in keep:
         before = log_softmax(logits_of(start, registry, "a", old).detach() / 2, -1)
         divergence = (before.exp() * (before - log_softmax(said / 2, -1))).sum(-1).mean()
-        total += strength * 4 * flat(divergence)
+        total += strength["distillation"] * 4 * flat(divergence)
     if "ewc" in keep:
         first = [weight for weight in start.parameters() if weight.requires_grad]
         losses = cross_entropy(logits_of(start, registry, "a", old), labels_of(old), reduction="none")
         rows_of = [torch.autograd.grad(loss, first, retain_graph=True) for loss in losses]
         fisher = torch.stack([torch.cat([part.flatten() for part in row]) for row in rows_of]).square().mean(0)
         away = [(weight - anchor).flatten() for weight, anchor in zip(named.values(), first, strict=True)]
-        total += strength * fisher * torch.cat(away).detach()
+        total += strength["ewc"] * fisher * torch.cat(away).detach()
     if "gem" in keep:
         total = gem_direction(total, flat(memory)[None])
     parts = torch.split(total, [weight.numel() for weight in named.values()])
@@ -259,7 +259,7 @@ def formula(registry, begun, now, keep, strength):
 @pytest.mark.parametrize("keep", [(), ("replay",), ("distillation",), ("ewc", "replay"), ("gem", "distillation")])
 def test_a_step_of_a_continued_run_follows_the_formula(keep, bases, tmp_path):
     """The second of two steps of plain gradient descent, against the gradients at the weights after the first."""
-    strength, rate, found = 0.7 if "ewc" not in keep else 50.0, 0.05, []
+    strength, rate, found = {"distillation": 0.7, "ewc": 50.0}, 0.05, []
     for steps in (1, 2):
         registry = fresh(bases, tmp_path / f"registry{steps}")
         Trainer(registry, **OPTIONS).fit({"tests/a": rows("classification", 8)}, {"tests/a": task("a")})
@@ -267,13 +267,44 @@ def test_a_step_of_a_continued_run_follows_the_formula(keep, bases, tmp_path):
         one = learner(registry, max_steps=steps, optimiser="sgd", learning_rate=rate, max_grad_norm=None, warmup=0.0,
                       decay="cosine", batch_size=8)  # fmt: skip
         one.remember("tests/a", rows("classification", 8))
-        learn(one, "b", shifted(8, 1), shared="tests/a", keep=keep, strength=strength)
+        given = {name: value for name, value in strength.items() if name in keep}
+        learn(one, "b", shifted(8, 1), shared="tests/a", keep=keep, strength=given)
         found.append(registry.adapter_path("tests/b"))
     expected = formula(registry, begun, found[0], keep, strength)
     before, after = (load_file(folder / "adapter_model.safetensors") for folder in found)
     assert before.keys() == expected.keys()
     for key, value in before.items():
         torch.testing.assert_close(value - after[key], rate * expected[key], rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_ewc_holds_each_task_at_the_weights_that_learned_it(resumed, bases, tmp_path):
+    """One step from the adapter of a and b: the new gradient, and the springs of both, each with its own anchor."""
+    registry, strength, rate = fresh(bases, tmp_path / "registry"), 5e3, 0.05
+    sgd = {"optimiser": "sgd", "learning_rate": rate, "max_grad_norm": None, "warmup": 0.0, "batch_size": 8}
+    data = {"a": rows("classification", 8), "b": shifted(8, 1), "c": shifted(8, 2)}
+    one = learner(registry, max_steps=3)
+    learn(one, "a", data["a"])
+    learn(one, "b", data["b"], shared="tests/a", keep=())
+    learned = {"a": registry.root / "tests/a/v1", "b": registry.root / "tests/a/v2"}
+    state, one = one.state_dict(), learner(registry, max_steps=1, **sgd)
+    one.load_state_dict(json.loads(json.dumps(state)) if resumed else state)
+    learn(one, "c", data["c"], shared="tests/a", keep="ewc", strength=strength)
+    models = {name: plain(registry, folder, is_trainable=True) for name, folder in learned.items()}
+    weights = {name: [w for w in model.parameters() if w.requires_grad] for name, model in models.items()}
+    now = weights["b"]
+    expected = [*torch.autograd.grad(cross_entropy(logits_of(models["b"], registry, "c", data["c"]),
+                                                   labels_of(data["c"])), now)]  # fmt: skip
+    for name, model in models.items():
+        losses = cross_entropy(logits_of(model, registry, name, data[name]), labels_of(data[name]), reduction="none")
+        each = [torch.autograd.grad(loss, weights[name], retain_graph=True) for loss in losses]
+        for place, (weight, anchor) in enumerate(zip(now, weights[name], strict=True)):
+            fisher = torch.stack([row[place] for row in each]).square().mean(0)
+            expected[place] = expected[place] + strength * fisher * (weight - anchor).detach()
+    after = plain(registry, registry.adapter_path("tests/c"), is_trainable=True)
+    moved = [old - new for old, new in zip(now, [w for w in after.parameters() if w.requires_grad], strict=True)]
+    for step, direction in zip(moved, expected, strict=True):
+        torch.testing.assert_close(step, rate * direction, rtol=1e-3, atol=1e-6)
 
 
 class Killed(BaseException):
@@ -312,7 +343,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(keep, bases, tmp_path, monkeypat
             assert list(registry) == ["tests/a"]
             assert (tmp_path / "checkpoints" / "tests" / "b" / "checkpoint.safetensors").is_file()
             more["resume"] = True
-            with pytest.raises(InputError, match=r"strength: 1.0 then, 2.0 now"):
+            with pytest.raises(InputError, match=r"keep: .*1\.0.* then, .*2\.0.* now"):
                 run(registry, strength=2.0, **more)
         found.append((run(registry, **more), registry["tests/a"]))
     (whole, first), (again, second) = found
@@ -462,7 +493,7 @@ def test_other_heads_are_trained_on_too(head, registry):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keep", ["replay", ("gem", "distillation")])
+@pytest.mark.parametrize("keep", ["replay", ("gem", "distillation"), "ewc"])
 def test_a_learner_put_back_together_from_json_goes_on_with_the_same_bytes(keep, bases, tmp_path):
     found = []
     for way in ("whole", "resumed"):
@@ -525,6 +556,10 @@ def test_what_is_shared_has_an_adapter_and_what_keeps_it_a_name(registry):
         learn(one, "b", shared="tests/nobody")
     with pytest.raises(InputError, match=r"Did you mean `replay`\?"):
         learn(one, "b", shared="tests/bare", keep="reply")
+    with pytest.raises(InputError, match=r"`strength` is of what keeps the tasks: replay. Found 'ewc'"):
+        learn(one, "b", shared="tests/bare", keep="replay", strength={"ewc": 10.0})
+    with pytest.raises(InputError, match=r"at least 0\. Found -1"):
+        learn(one, "b", shared="tests/bare", keep="replay", strength=-1)
     with pytest.raises(InputError, match="at least one row"):
         learner(registry, size=0)
 

@@ -67,7 +67,7 @@ def test_without_anything_to_keep_it_is_the_loss():
 
 def test_replay_adds_the_mean_loss_of_the_memories():
     toy = Toy()
-    keeping = Keeping("new", {"replay": ["a", "b"]}, strength=0.5)
+    keeping = Keeping("new", {"replay": ["a", "b"]}, strengths={"replay": 0.5})
     found = direction(toy.parameters, keeping, *(toy.loss(task(number)) for number in range(3)))
     total = toy.loss(task(0)) + 0.5 * (toy.loss(task(1)) + toy.loss(task(2))) / 2
     torch.testing.assert_close(found, flat(total, toy.parameters))
@@ -76,7 +76,7 @@ def test_replay_adds_the_mean_loss_of_the_memories():
 def test_distillation_compares_with_the_model_as_it_was():
     toy, before = Toy(), Toy()
     distilled = Distilled(toy.parameters, toy.logits, temperature=3.0)
-    keeping = Keeping("new", {"distillation": ["a", "b"]}, strength=2.0)
+    keeping = Keeping("new", {"distillation": ["a", "b"]}, strengths={"distillation": 2.0})
     moved(toy)
     weights = parameters_to_vector(toy.parameters).detach().clone()
     batches = task(0), task(1)  # the new rows may stand in for remembered ones
@@ -125,7 +125,7 @@ def test_gem_projects_and_ways_add_up():
     toy, before = Toy(), Toy()
     ewc, distilled = springs(toy, task(1), 7.0), Distilled(toy.parameters, toy.logits)
     sources = {"gem": ["a", "b"], "distillation": ["a as it was", "b as it was"]}
-    keeping = Keeping("new", sources, parameters=toy.parameters, ewc=ewc, strength=0.5)
+    keeping = Keeping("new", sources, parameters=toy.parameters, ewc=ewc, strengths=dict.fromkeys(sources, 0.5))
     train(toy, Keeping("new", {}), lambda: [toy.loss(task(1))], steps=60)
     memories = task(1), task(3)
     losses = [toy.loss(task(0)), *map(toy.loss, memories), *map(distilled, memories)]

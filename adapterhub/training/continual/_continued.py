@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import PeftConfig, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel, set_peft_model_state_dict
 from torch import Tensor
 
 from adapterhub.adapter import BaseSignature, read_adapter, stored_tensors
@@ -39,15 +39,15 @@ class Older:
 
     Args:
         memories: Remembered rows by task.
+        learned: The adapter as it was when a task was learned, its folder and content hash by task; for EWC.
         measured: Tasks with validation rows, to look at on the way and to measure at the end.
-        keep: Names of `KEEPS`.
-        strength: λ of whatever keeps them.
+        keep: Names of `KEEPS`, each with its λ.
     """
 
     memories: Mapping[str, Sequence[Features]]
+    learned: Mapping[str, tuple[Path, str | None]]
     measured: Sequence[Prepared]
-    keep: Collection[str]
-    strength: float
+    keep: Mapping[str, float]
 
     def record(self, one: Prepared) -> dict[str, object]:
         """What a checkpoint remembers of it.
@@ -57,7 +57,8 @@ class Older:
         """
         memories = {name: replace(one, rows=rows, validation=()).digest for name, rows in self.memories.items()}
         measured = {other.task.name: other.digest for other in self.measured}
-        return {"memories": memories, "measured": measured, "keep": sorted(self.keep), "strength": self.strength}
+        learned = {name: sha256 for name, (_, sha256) in self.learned.items()}
+        return {"memories": memories, "learned": learned, "measured": measured, "keep": dict(self.keep)}
 
 
 def continue_adapter(
@@ -88,15 +89,18 @@ def continue_adapter(
     bases = run.bases()
     base = bases.load(one.path, one.task.head, one.labels, one.tokenizer.pad_token_id)
     signature = bases.signature(one.path, base)
-    read_adapter(start, signature, sha256=sha256)  # strictly, before anything is trained
+    for folder_of, content in ((start, sha256), *older.learned.values()):
+        read_adapter(folder_of, signature, sha256=content)  # strictly, before anything is trained
     config = PeftConfig.from_pretrained(str(start))
     config.inference_mode, config.base_model_name_or_path = False, None
     settings = options.settings(steps_per_epoch(len(one.rows), options.batch_size))
     with adapted(base, config) as model, progress_bar(run.shown(accelerator), one.task.name, settings.steps) as report:
-        set_peft_model_state_dict(model, stored_tensors(start), adapter_name="default")
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-        units, keeping = _keeping(run.unit(one, model, accelerator), list(trained.values()), older, accelerator.device)
-        balance = Balance(keeping, list(trained.values()), {u.name: [] for u in units}, clip=settings.per_task_clip)
+        unit, weights = run.unit(one, model, accelerator), list(trained.values())
+        ewc = _springs(unit, model, weights, older, accelerator.device) if "ewc" in older.keep else None
+        set_peft_model_state_dict(model, stored_tensors(start), adapter_name="default")
+        units, keeping = _keeping(unit, weights, older, ewc)
+        balance = Balance(keeping, weights, {u.name: [] for u in units}, clip=settings.per_task_clip)
         checkpoint = _checkpoint(run, settings, one, older, signature, sha256)
         progress = Loop(accelerator, units, trained, balance, settings, checkpoint=checkpoint).run(run.resume, report)
         found = {each.task.name: run._measure(model, each, accelerator) for each in (one, *older.measured)}
@@ -115,7 +119,7 @@ def _checkpoint(
     return Checkpoint(run.checkpoints / one.task.name, record)
 
 
-def _keeping(unit: Unit, weights: Sequence[Tensor], older: Older, device: torch.device) -> tuple[list[Unit], Keeping]:
+def _keeping(unit: Unit, weights: Sequence[Tensor], older: Older, ewc: EWC | None) -> tuple[list[Unit], Keeping]:
     """The new task, a unit for each batch that keeps older ones, those to look at; and what puts them together."""
     streams = _streams(older)
     units: dict[str, list[Unit]] = {}
@@ -134,8 +138,8 @@ def _keeping(unit: Unit, weights: Sequence[Tensor], older: Older, device: torch.
         unit.name,
         {way: [source.name for source in sources] for way, sources in units.items()},
         parameters=weights,
-        ewc=_springs(unit, weights, older, device) if "ewc" in older.keep else None,
-        strength=older.strength,
+        ewc=ewc,
+        strengths=older.keep,
     )
     watched = [replace(unit, name=o.task.name, rows=(), validation=o.validation) for o in older.measured]
     return [unit, *(source for sources in units.values() for source in sources), *watched], keeping
@@ -149,15 +153,19 @@ def _streams(older: Older) -> dict[str, Sequence[Features]]:
     return {"memory": together} if together else {}
 
 
-def _springs(unit: Unit, weights: Sequence[Tensor], older: Older, device: torch.device) -> EWC:
-    """EWC at the weights as they are, with the Fisher of each old task from its remembered rows."""
+def _springs(unit: Unit, model: PeftModel, weights: Sequence[Tensor], older: Older, device: torch.device) -> EWC:
+    """EWC with each old task's Fisher, from its remembered rows, at the weights with which it was learned.
+
+    At later weights, where it may be forgotten, its gradients are large: its springs would hold what forgot it.
+    """
 
     def log_likelihood(row: Batch) -> Tensor:
         loss, _, labels = batch_loss(unit.model, row, unit.head)
         return -loss * labels.numel()
 
-    ewc = EWC(older.strength)
-    for rows in older.memories.values():
+    ewc = EWC(older.keep["ewc"])
+    for name, rows in older.memories.items():
+        set_peft_model_state_dict(model, stored_tensors(older.learned[name][0]), adapter_name="default")
         singles = (collate([row], unit.head, unit.pad).to(device) for row in rows)
         ewc.add_task(weights, fisher_diagonal(log_likelihood, singles, weights))
     return ewc

@@ -31,14 +31,15 @@ KEEPS: Mapping[str, str] = MappingProxyType(
 _Batch = TypeVar("_Batch")
 
 
-def check_keep(keep: str | Collection[str]) -> tuple[str, ...]:
-    """The ways as a tuple.
+def check_keep(keep: str | Collection[str], strength: float | Mapping[str, float] = 1.0) -> dict[str, float]:
+    """The ways, each with how much it counts.
 
     Args:
         keep: One of `KEEPS`, or several, or none.
+        strength: λ of all of them, or of some by name; 1 for the others.
 
     Raises:
-        InputError: If a name is unknown, or both replay and GEM are asked for.
+        InputError: If a name is unknown, both replay and GEM are asked for, or a λ is below 0.
     """
     names = (keep,) if isinstance(keep, str) else tuple(keep)
     faults = [
@@ -48,9 +49,15 @@ def check_keep(keep: str | Collection[str]) -> tuple[str, ...]:
     ]
     if "gem" in names and "replay" in names:
         faults.append("GEM's constraints are the remembered rows that replay would add. Found both. Choose one.")
+    given = strength if isinstance(strength, Mapping) else dict.fromkeys(names, strength)
+    for name, value in given.items():
+        if name not in names:
+            faults.append(f"`strength` is of what keeps the tasks: {', '.join(names) or 'nothing'}. Found {name!r}.")
+        if not value >= 0:
+            faults.append(f"`strength` should be a number of at least 0. Found {value!r}.")
     if faults:
         raise InputError("\n".join(faults))
-    return names
+    return {name: float(given.get(name, 1.0)) for name in names}
 
 
 class Keeping(GradientWeighting):
@@ -65,7 +72,7 @@ class Keeping(GradientWeighting):
             `distillation` and `gem`, whose names are of one old task each.
         parameters: The shared weights, in the order of the rows; for EWC.
         ewc: The springs, with the old tasks in them.
-        strength: λ of replay and distillation.
+        strengths: λ of replay and of distillation, by name; 1 where it is left out.
     """
 
     def __init__(
@@ -75,12 +82,12 @@ class Keeping(GradientWeighting):
         *,
         parameters: Sequence[Tensor] = (),
         ewc: EWC | None = None,
-        strength: float = 1.0,
+        strengths: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
         named = [(way, name, len(names)) for way, names in sources.items() for name in names]
         super().__init__([new, *(name for _, name, _ in named)])
         self._held, self._ewc = list(parameters), ewc
-        self._shares = [1.0, *(0.0 if way == "gem" else strength / count for way, _, count in named)]
+        self._shares = [1.0, *(0.0 if way == "gem" else strengths.get(way, 1.0) / count for way, _, count in named)]
         self._constraints = [place for place, (way, _, _) in enumerate(named, 1) if way == "gem"]
 
     def direct(self, gradients: Tensor, losses: Tensor, validation: Tensor | None) -> Tensor:  # noqa: ARG002

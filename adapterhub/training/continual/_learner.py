@@ -48,7 +48,7 @@ class ContinualLearner:
     def __init__(self, trainer: Trainer, replay_buffer_size: int = 1000) -> None:
         self._trainer = trainer
         self._registry: Registry = trainer._registry
-        self._groups: list[list[str]] = []
+        self._groups: list[dict[str, str | None]] = []  # by task, the content hash of the adapter that learned it
         self.buffer: Reservoir[Entry] = Reservoir(replay_buffer_size, seed=trainer._run.options.seed)
 
     def learn_new_task(
@@ -59,7 +59,7 @@ class ContinualLearner:
         *,
         shared: str | None = None,
         keep: str | Collection[str] = "replay",
-        strength: float = 1.0,
+        strength: float | Mapping[str, float] = 1.0,
         validation: Mapping[str, DataSource] | None = None,
         check: bool = True,
     ) -> FitResult:
@@ -77,8 +77,8 @@ class ContinualLearner:
                 Head, labels and base are the same. By default the new task has its own adapter.
             keep: How the older tasks are kept with `shared`: `replay`, `gem`, `ewc` or `distillation`, several of them,
                 or `()` to train on and forget.
-            strength: How much the older tasks count beside the new one: λ of `keep`. About 1 for replay and
-                distillation; EWC's grows with how sure the older tasks are, 1e2 to 1e6.
+            strength: How much the older tasks count beside the new one: λ of `keep`, or of each way by name. About 1
+                for replay and distillation; EWC's grows with how sure the older tasks are, 1e2 to 1e6.
             validation: By task, validation rows of older tasks that share the adapter, which it was not trained on. The
                 weights that are kept are then those at which the new task and these do best together, `patience`
                 waits for all of them, and the card of each states what it reaches.
@@ -95,20 +95,20 @@ class ContinualLearner:
             DivergedError: If the loss is no longer finite; nothing is registered then.
             IntegrityError: If another task's card or adapter has changed meanwhile, or the disk is full.
         """
-        ways = check_keep(keep)
+        ways = check_keep(keep, strength)
         cards = {} if card is None else {name: card}
         one = self._prepared(name, data, cards)
         if one.task.adapter is not None and not self._interrupted(name, shared):
             raise InputError(
                 f"A new task has no adapter yet. {name} has {one.task.adapter}. Train it again with `Trainer.fit`."
             )
-        members = [] if shared is None else self._members(shared, name)
+        members = {} if shared is None else self._members(shared, name)
         _check_measured(validation or {}, members)
         before = fingerprints(self._registry, {name, *members}) if check else {}
         if shared is None:
             found = self._trainer.fit({name: data}, cards)[name]
         else:
-            found = self._learn_shared(one, self._registry[shared], members, ways, strength, validation or {})
+            found = self._learn_shared(one, self._registry[shared], members, ways, validation or {})
         if check and (faults := changed(before, fingerprints(self._registry, {name, *members}))):
             raise IntegrityError(
                 f"Learning {name} leaves every other task as it was. Found otherwise:\n" + "\n".join(faults)
@@ -134,8 +134,8 @@ class ContinualLearner:
         return sum(entry["task"] == name for entry in self.buffer)
 
     def state_dict(self) -> dict[str, Any]:
-        """The buffer, and which tasks share an adapter; JSON holds it."""
-        return {"buffer": self.buffer.state_dict(), "groups": [list(group) for group in self._groups]}
+        """The buffer, and which tasks share an adapter, with the version that learned each; JSON holds it."""
+        return {"buffer": self.buffer.state_dict(), "groups": [dict(group) for group in self._groups]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state.
@@ -144,7 +144,7 @@ class ContinualLearner:
             InputError: If it holds more rows than `replay_buffer_size`.
         """
         self.buffer.load_state_dict(state["buffer"])
-        self._groups = [list(group) for group in state["groups"]]
+        self._groups = [dict(group) for group in state["groups"]]
 
     def _prepared(self, name: str, data: DataSource, cards: Mapping[str, Task]) -> Prepared:
         trainer, options = self._trainer, self._trainer._run.options
@@ -168,24 +168,29 @@ class ContinualLearner:
         known = (run.checkpoints / name / "checkpoint.safetensors").is_file()
         return known and self._registry[name].sha256 != self._registry[shared].sha256
 
-    def _members(self, shared: str, new: str) -> list[str]:
+    def _members(self, shared: str, new: str) -> dict[str, str | None]:
         """The tasks that the adapter of `shared` serves: those that joined it here and still have its bytes.
+
+        Each with the content hash of the adapter as it was when the task was learned.
 
         Where a run was killed while its adapter was given to them, some have that of the new task already.
         """
-        group = next((group for group in self._groups if shared in group), [shared])
+        alone = {shared: self._registry[shared].sha256}
+        group = next((group for group in self._groups if shared in group), alone)
         serving = {self._registry[shared].sha256, self._registry[new].sha256 if new in self._registry else None}
-        return [
-            n for n in group if n == shared or (n in self._registry and self._registry[n].sha256 in serving - {None})
-        ]
+        found = {
+            name: learned
+            for name, learned in group.items()
+            if name == shared or (name in self._registry and self._registry[name].sha256 in serving - {None})
+        }
+        return found if len(found) > 1 else alone  # where the others have left, it was trained again meanwhile
 
     def _learn_shared(
         self,
         one: Prepared,
         shared: Task,
-        members: list[str],
-        ways: tuple[str, ...],
-        strength: float,
+        members: Mapping[str, str | None],
+        ways: Mapping[str, float],
         validation: Mapping[str, DataSource],
     ) -> FitResult:
         self._check_shared(one, shared)
@@ -193,7 +198,8 @@ class ContinualLearner:
         assert start is not None
         most = run.options.validation_rows
         measured = {name: held_out(self._registry[name], rows, one, most) for name, rows in validation.items()}
-        older = Older(self._memories(one, members, ways, measured), list(measured.values()), ways, strength)
+        learned = {name: self._learned(name, shared, members[name]) for name in members} if "ewc" in ways else {}
+        older = Older(self._memories(one, members, ways, measured), learned, list(measured.values()), ways)
         accelerator = run.accelerator()
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "adapter"
@@ -204,12 +210,21 @@ class ContinualLearner:
                 # What was measured with the adapter as it was does not hold for this one.
                 card = replace(task, metrics=_metrics(task, scores), adapter=None, sha256=None)
                 stored[task.name] = delivery.deliver(card, folder, accelerator)
-        self._groups = [group for group in self._groups if shared.name not in group] + [[*members, one.task.name]]
         task, place = stored[one.task.name]
+        group = {**members, task.name: task.sha256}
+        self._groups = [other for other in self._groups if shared.name not in other] + [group]
         return result(task, one, progress, scores.get(task.name), place)
 
+    def _learned(self, name: str, shared: Task, sha256: str | None) -> tuple[Path, str | None]:
+        """The adapter as it was when a task was learned: that of `shared` now, or an older version of the task's."""
+        now = self._registry.adapter_path(shared.name)
+        if sha256 is None or sha256 == shared.sha256:
+            assert now is not None
+            return now, shared.sha256
+        return self._registry.pinned_path(name, sha256), sha256
+
     def _memories(
-        self, one: Prepared, members: list[str], ways: tuple[str, ...], measured: Mapping[str, Prepared]
+        self, one: Prepared, members: Collection[str], ways: Collection[str], measured: Mapping[str, Prepared]
     ) -> dict[str, list[Features]]:
         """Remembered rows of each older task, as many ways of keeping them ask for."""
         if not ways:
@@ -254,7 +269,7 @@ def _metrics(task: Task, scores: Mapping[str, Score]) -> dict[str, float]:
     return {} if score is None or score.metric is None else {METRICS[task.head]: score.metric}
 
 
-def _check_measured(validation: Mapping[str, DataSource], members: list[str]) -> None:
+def _check_measured(validation: Mapping[str, DataSource], members: Collection[str]) -> None:
     faults = [
         f"`validation` is of older tasks that share the adapter: {', '.join(members) or 'none without `shared`'}. "
         f"Found {name}.{did_you_mean(name, members)}"

@@ -19,17 +19,17 @@ RANK, RATE, ROWS = 8, 3e-3, 8  # of the adapters; peak learning rate; rows of a 
 LOOKS = 5  # evaluations of a run
 TARGET = 0.8  # of the `threshold` weighting, for every task
 BUFFER = 100  # rows that continual learning remembers in all
-STRENGTHS = {"ewc": 1e4}  # λ; 1 for the others
 PAIR = "pair"
-WHOLE = ", on top"
+WHOLE, TWICE = ", on top", ", twice the steps"
 OWN = "own adapters"  # continual learning's default; the others share one
-KEEPS: Mapping[str, tuple[str, ...]] = {
-    "shared, nothing kept": (),
-    "shared, replay": ("replay",),
-    "shared, GEM": ("gem",),
-    "shared, EWC": ("ewc",),
-    "shared, distillation": ("distillation",),
-    "shared, replay + EWC": ("replay", "ewc"),
+KEEPS: Mapping[str, Mapping[str, float]] = {  # each way's λ; none is tuned, EWC's are two ends
+    "shared, nothing kept": {},
+    "shared, replay": {"replay": 1.0},
+    "shared, GEM": {"gem": 1.0},
+    "shared, EWC (λ 1e2)": {"ewc": 1e2},
+    "shared, EWC (λ 1e4)": {"ewc": 1e4},
+    "shared, distillation": {"distillation": 1.0},
+    "shared, replay + EWC (λ 1e2)": {"replay": 1.0, "ewc": 1e2},
 }
 
 
@@ -61,7 +61,8 @@ class Job:
         steps: Steps a task; with a group half of them are the group's, each with a batch of every task.
         test_rows: Test rows a task at most.
         optimiser: Of the group's adapter and of the tasks'.
-        whole: Whether the group's steps come on top: as many as a task's own, which are as many as without a group.
+        whole: Whether the group's steps come on top: as many as a task's own, which are as many as without a group; a
+            single task gets as many more of its own.
     """
 
     kind: str
@@ -78,7 +79,8 @@ class Job:
     def label(self) -> str:
         """What the tables call the method."""
         optimiser = "" if self.optimiser == "adamw" else f", {self.optimiser}"
-        return f"{self.method}{optimiser}{WHOLE if self.whole else ''}"
+        more = TWICE if self.method == BASELINE else WHOLE
+        return f"{self.method}{optimiser}{more if self.whole else ''}"
 
 
 def run(job: Job, data: Path) -> list[Record]:
@@ -98,7 +100,8 @@ def run(job: Job, data: Path) -> list[Record]:
 
 def _together(job: Job, tasks: Sequence[Given], registry: Registry) -> list[Record]:
     alone = job.method == BASELINE
-    trainer = _trainer(job, tasks, registry, job.steps if alone or job.whole else job.steps // 2)
+    own = (2 if job.whole else 1) * job.steps if alone else job.steps if job.whole else job.steps // 2
+    trainer = _trainer(job, tasks, registry, own)
     data = {task.card.name: task.sample(job.examples, job.seed) for task in tasks}
     cards = {task.card.name: task.card for task in tasks}
     begin = time.process_time()
@@ -125,11 +128,8 @@ def _sequence(job: Job, tasks: Sequence[Given], registry: Registry) -> list[Reco
     first = tasks[0].card.name
     for place, task in enumerate(tasks, start=1):
         shared = None if job.method == OWN or task is tasks[0] else first
-        keep = KEEPS.get(job.method, ())
-        strength = max([STRENGTHS.get(name, 1.0) for name in keep], default=1.0)
-        learner.learn_new_task(
-            task.card.name, task.sample(job.examples, job.seed), task.card, shared=shared, keep=keep, strength=strength
-        )
+        rows, keep = task.sample(job.examples, job.seed), KEEPS.get(job.method, {})
+        learner.learn_new_task(task.card.name, rows, task.card, shared=shared, keep=tuple(keep), strength=keep)
         judge = Judge(registry)
         for known in tasks[:place]:
             values[known.card.name][place] = judge.measure(known)[0]

@@ -90,6 +90,20 @@ def guide_targets(outcomes: Sequence[Outcome], method: str, baseline: str = BASE
     ]
 
 
+def steps_table(outcomes: Sequence[Outcome]) -> list[Row]:
+    """A row for each way to spend steps, against the single-task adapter: the average gain and who is harmed."""
+    return [
+        {
+            "method": found.method,
+            "average gain over single task, points": _mean(found.average.value),
+            "95 % interval": _place(found.average.interval, 1.0),
+            "harmed": _harmed(found),
+        }
+        for found in summarise(outcomes)[0].summaries
+        if found.average is not None
+    ]
+
+
 def method_table(outcomes: Sequence[Outcome], baseline: str = BASELINE, reference: str = REFERENCE,
                  traces: Sequence[Trace] = (), conflict: str = "conflict") -> list[Row]:  # fmt: skip
     """All weightings side by side: Δm, mean rank, harmed tasks, rate of update conflicts, time and memory.
@@ -114,13 +128,17 @@ def method_table(outcomes: Sequence[Outcome], baseline: str = BASELINE, referenc
             "method": name,
             "Δm, %": NOTHING if delta is None else _mean(delta.value),
             "95 % interval": NOTHING if delta is None else _place(delta.interval, 1.0),
-            "harmed": NOTHING if found is None else f"{len(found.ledger.harmed)} of {len(found.ledger.gains)}",
+            "harmed": NOTHING if found is None else _harmed(found),
             "mean rank": f"{ranks[name]:.2f}" if name in ranks else NOTHING,
             "update conflicts": NOTHING if (rate := rates[name]) is None else f"{rate:.1%}",
             "time ÷ sum": NOTHING if cost is None or cost.seconds is None else _mean(cost.seconds, sign=""),
             "memory ÷ sum": NOTHING if cost is None or cost.peak_bytes is None else _mean(cost.peak_bytes, sign=""),
         })  # fmt: skip
     return rows
+
+
+def _harmed(found: MethodSummary) -> str:
+    return f"{len(found.ledger.harmed)} of {len(found.ledger.gains)}"
 
 
 def examples_table(outcomes: Sequence[Outcome]) -> list[Row]:

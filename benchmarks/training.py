@@ -5,9 +5,9 @@ modules, trained with AdamW at one peak rate, 8 rows a step, the best of five lo
 nothing was tuned to a method. `single-task` trains each task alone for as many steps as the others have in all; `sum`
 trains the group's adapter on the sum of the losses for half of them, each step on a batch of every task, and then each
 task's own on top of it for the other half: the same rows are read as often. "On top" is a group that is there already:
-each task's own steps are all of its budget, the group's as many more. Values are on test rows: exact match where the
-data is measured by it, F1 of the words of other answers that have several, accuracy of classes, F1 of entities. Gains
-are in points, of 100.
+each task's own steps are all of its budget, the group's as many more; "twice the steps" is a single task's adapter that
+gets as many more of its own. Values are on test rows: exact match where the data is measured by it, F1 of the words of
+other answers that have several, accuracy of classes, F1 of entities. Gains are in points, of 100.
 
 Families (`_training_families.py`) have eight tasks each. What is asked in one's test is in no other's training.
 
@@ -20,12 +20,20 @@ from pathlib import Path
 
 from adapterhub.evaluation import BASELINE, REFERENCE, Outcome, Trace, ceiling_of, summarise
 from benchmarks._measure import Spread
-from benchmarks._training_families import REPAIR, REWRITING
+from benchmarks._training_families import GUIDE, REPAIR, REWRITING
 from benchmarks._training_families import SHORT as TWO
 from benchmarks._training_jobs import Done, done, of, together
 from benchmarks._training_plots import plot_examples
-from benchmarks._training_runs import WHOLE, Family, Job
-from benchmarks._training_tables import Sizes, examples_table, guide_notes, guide_table, guide_targets, size_table
+from benchmarks._training_runs import Family, Job
+from benchmarks._training_tables import (
+    Sizes,
+    examples_table,
+    guide_notes,
+    guide_table,
+    guide_targets,
+    size_table,
+    steps_table,
+)
 from benchmarks.report import Target, arguments, has_data, plot, save
 
 QUESTION = "Do tasks that share an adapter gain by it, and does none lose?"
@@ -42,7 +50,7 @@ class Plan:
         families: Tasks that are trained together.
         seeds: Of the runs.
         examples: Training rows a task.
-        on_top: Families whose group's steps are also tried on top.
+        on_top: Families that are also tried with twice the steps, on top and of a single task's own.
         curve: Further numbers of examples, for the first family.
         steps: Steps a task.
         test_rows: Test rows a task at most.
@@ -60,7 +68,7 @@ class Plan:
         """The runs."""
         both, first = (BASELINE, REFERENCE), self.families[0]
         found = [self._job(family, method) for family in self.families for method in both]
-        found += [replace(self._job(family, REFERENCE), whole=True) for family in self.on_top]
+        found += [replace(self._job(family, method), whole=True) for family in self.on_top for method in both]
         found += [replace(self._job(first, method), examples=size) for size in self.curve for method in both]
         return [replace(job, seed=seed) for job in found for seed in self.seeds]
 
@@ -69,7 +77,7 @@ class Plan:
 
 
 SHORT = Plan((TWO,), (0,), 32, (TWO,), (), 20, 20)
-FULL = Plan((REPAIR, REWRITING), (0, 1, 2), 100, (), (), 300, 200)
+FULL = Plan((REPAIR, REWRITING, GUIDE), (0, 1, 2), 100, (REPAIR,), (), 300, 200)
 
 
 def main() -> None:
@@ -82,16 +90,13 @@ def main() -> None:
     notes: list[str] = []
     targets: list[Target] = []
     for family in plan.families:
-        for method in (REFERENCE, REFERENCE + WHOLE):
-            outcomes = [one for one in _main_runs(plan, found, family) if one.method in (BASELINE, method)]
-            if not any(one.method == method for one in outcomes):
-                continue
-            title = f"{family.name}, {method}"
-            rows += [{"family": title, **row} for row in guide_table(outcomes, method)]
-            notes += [f"{title}: {note}" for note in guide_notes(outcomes, method)]
-            targets += [replace(each, name=f"{title}: {each.name}") for each in guide_targets(outcomes, method)]
+        outcomes = _on_the_same_steps(plan, found, family)
+        rows += [{"family": family.name, **row} for row in guide_table(outcomes, REFERENCE)]
+        notes += [f"{family.name}: {note}" for note in guide_notes(outcomes, REFERENCE)]
+        targets += [replace(each, name=f"{family.name}: {each.name}") for each in guide_targets(outcomes, REFERENCE)]
     tables = {
         f"Number of examples, `{plan.families[0].name}`": examples_table(_curve(plan, found)) if plan.curve else [],
+        **{f"More steps, `{one.name}`": steps_table(_main_runs(plan, found, one)) for one in plan.on_top},
         "Size": size_table(_sizes(found, plan.families[0]), (1, 8, 64, 1000)),
     }
     tables = {title: table for title, table in tables.items() if table}
@@ -102,7 +107,7 @@ def main() -> None:
 def _plots(plan: Plan, found: Done, folder: Path) -> None:
     bars: list[Row] = []
     for family in plan.families:
-        outcomes = [one for one in _main_runs(plan, found, family) if one.method in (BASELINE, REFERENCE)]
+        outcomes = _on_the_same_steps(plan, found, family)
         for gain in summarise(outcomes)[0].summaries[0].ledger.gains:
             scale = 100 / (ceiling_of(gain.measure.metric) or 100)
             place = gain.interval
@@ -111,6 +116,10 @@ def _plots(plan: Plan, found: Done, folder: Path) -> None:
     plot(folder / "training.png", QUESTION, bars, (GAIN,))
     if plan.curve:
         plot_examples(folder / "training_examples.png", _curve(plan, found))
+
+
+def _on_the_same_steps(plan: Plan, found: Done, family: Family) -> list[Outcome]:
+    return [one for one in _main_runs(plan, found, family) if one.method in (BASELINE, REFERENCE)]
 
 
 def _main_runs(plan: Plan, found: Done, family: Family) -> list[Outcome]:

@@ -2,8 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+# Beside the environment: where it is installed, PEFT imports it with every start and it writes to standard error.
+QUANTISED := .venv/quantised
+QUANTISED_TESTS := tests/engine/test_engine_quantised.py tests/training/test_training_quantised.py
 
-.PHONY: demo test test-all check bench clean
+.PHONY: demo test test-quantised test-all check bench clean
 
 # torch first and pinned, so that nothing else pulls in another build of it.
 $(STAMP): pyproject.toml constraints.txt
@@ -14,13 +17,21 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
+$(QUANTISED): $(STAMP)
+	@rm -rf $@
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --target $@ \
+		torchao bitsandbytes
+
 demo: $(STAMP)
 	@HF_HUB_OFFLINE=1 $(BIN)/adapterhub demo
 
-test: $(STAMP)
+test: $(STAMP) test-quantised
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'not slow'
 
-test-all: $(STAMP)
+test-quantised: $(QUANTISED)
+	HF_HUB_OFFLINE=1 PYTHONPATH=$(QUANTISED) $(BIN)/python -m pytest $(QUANTISED_TESTS)
+
+test-all: $(STAMP) test-quantised
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 check: $(STAMP)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -268,8 +267,9 @@ def test_what_cannot_be_quantised_is_told(registry, base, tmp_path):
     assert "tests/generation" not in registry
 
 
-@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is not None, reason="bitsandbytes is installed")
-def test_a_missing_bitsandbytes_is_told(registry):
+def test_a_missing_bitsandbytes_is_told(registry, monkeypatch):
+    monkeypatch.setattr("transformers.utils.import_utils.is_bitsandbytes_available", lambda **_: False)
+    monkeypatch.setattr("transformers.quantizers.quantizer_bnb_8bit.is_bitsandbytes_available", lambda **_: False)
     with pytest.raises(InputError, match=r"needs the package that quantises it\. Found none: .*bitsandbytes"):
         fit(registry, "generation", BitsAndBytesConfig(load_in_8bit=True))
 

@@ -104,6 +104,16 @@ def given(data: Path, group: str, name: str, test_rows: int) -> Given:
     return Given(card, metric, train, validation[:VALIDATION], [_row(head, row) for row in test[:test_rows]])
 
 
+def copied(task: Given) -> float | None:
+    """What the input as the answer reaches; None where answers are no text."""
+    if task.card.head != "generation":
+        return None
+    numbers, weights = row_scores(
+        task.card.head, [row.text for row in task.test], [row.reference for row in task.test], task.metric
+    )
+    return sum(numbers) / sum(weights)
+
+
 @contextmanager
 def fresh_registry() -> Iterator[Registry]:
     """A registry with the bundled base and no task."""

@@ -7,7 +7,8 @@ trains the group's adapter on the sum of the losses for half of them, each step 
 task's own on top of it for the other half: the same rows are read as often. "On top" is a group that is there already:
 each task's own steps are all of its budget, the group's as many more; "twice the steps" is a single task's adapter that
 gets as many more of its own. Values are on test rows: exact match where the data is measured by it, F1 of the words of
-other answers that have several, accuracy of classes, F1 of entities. Gains are in points, of 100.
+other answers that have several, accuracy of classes, F1 of entities; beside them, what an answer that repeats the input
+would reach. Gains are in points, of 100.
 
 Families (`_training_families.py`) have eight tasks each. What is asked in one's test is in no other's training.
 
@@ -34,6 +35,7 @@ from benchmarks._training_tables import (
     size_table,
     steps_table,
 )
+from benchmarks._training_world import copied, read_family
 from benchmarks.report import Target, arguments, has_data, plot, save
 
 QUESTION = "Do tasks that share an adapter gain by it, and does none lose?"
@@ -91,7 +93,11 @@ def main() -> None:
     targets: list[Target] = []
     for family in plan.families:
         outcomes = _on_the_same_steps(plan, found, family)
-        rows += [{"family": family.name, **row} for row in guide_table(outcomes, REFERENCE)]
+        copies = _copies(plan, family, args.data)
+        rows += [
+            {"family": family.name, **row, "the input itself": copies.get(str(row["task"]), "–")}
+            for row in guide_table(outcomes, REFERENCE)
+        ]
         notes += [f"{family.name}: {note}" for note in guide_notes(outcomes, REFERENCE)]
         targets += [replace(each, name=f"{family.name}: {each.name}") for each in guide_targets(outcomes, REFERENCE)]
     tables = {
@@ -116,6 +122,12 @@ def _plots(plan: Plan, found: Done, folder: Path) -> None:
     plot(folder / "training.png", QUESTION, bars, (GAIN,))
     if plan.curve:
         plot_examples(folder / "training_examples.png", _curve(plan, found))
+
+
+def _copies(plan: Plan, family: Family, data: Path) -> dict[str, str]:
+    """By task, what an answer that repeats the input reaches."""
+    values = {task.card.name: copied(task) for task in read_family(data, family.name, family.tasks, plan.test_rows)}
+    return {name: f"{value:.3f}" for name, value in values.items() if value is not None}
 
 
 def _on_the_same_steps(plan: Plan, found: Done, family: Family) -> list[Outcome]:

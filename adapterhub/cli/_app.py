@@ -64,6 +64,7 @@ for _name, _command, _panel in (
     ("prune", _compact.prune, "Train"),
     ("convert", _convert.convert, "Exchange"),
     ("mix", _convert.mix, "Exchange"),
+    ("merge", _convert.merge, "Exchange"),
     ("push", _hub.push_command, "Hub"),
     ("pull", _hub.pull_command, "Hub"),
 ):

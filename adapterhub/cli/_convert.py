@@ -1,7 +1,8 @@
-"""`convert` and `mix`: adapters made into plain LoRA folders that other programs load."""
+"""`convert`, `mix` and `merge`: what other programs load, made of adapters: plain LoRA folders, or a plain model."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +10,14 @@ import typer
 
 from adapterhub.cli._options import JsonOption, RegistryOption, open_registry
 from adapterhub.cli._print import hint, out, print_json
+from adapterhub.cli._run import Told
 from adapterhub.errors import InputError
 from adapterhub.route import Route
 
 if TYPE_CHECKING:
     from adapterhub.registry import Registry
 
-__all__ = ["convert", "mix"]
+__all__ = ["convert", "merge", "mix"]
 
 # What vLLM's --max-lora-rank may be.
 _VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -69,7 +71,10 @@ def mix(
     registry: RegistryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Export a weighted sum of tasks' LoRA adapters as one plain PEFT adapter: exact, for PEFT and vLLM."""
+    """Export a weighted sum of tasks' LoRA adapters as one plain PEFT adapter: exact, for PEFT and vLLM.
+
+    What the tasks' adapters stand on is in the sum.
+    """
     tasks = open_registry(registry)
     route = _route(parts)
     base = _base_of(tasks, route)
@@ -79,11 +84,10 @@ def mix(
     from adapterhub.training import base_id
 
     signature = describe_base(load_base(base)[0], base_id(base))
-    adapters = []
-    for name, gate in zip(route.adapters, route.gates, strict=True):
-        folder = tasks.adapter_path(name)
-        assert folder is not None
-        adapters.append((read_adapter(folder, signature, sha256=tasks[name].sha256), gate))
+    adapters = [
+        (read_adapter(folder, signature, sha256=content), gate)
+        for (folder, content), gate in _with_stacks(tasks, route).items()
+    ]
     sha256 = export_mixture(adapters, signature, target, rank=rank)
     largest = rank or mixture_rank(adapters)
     if json:
@@ -97,6 +101,54 @@ def mix(
         if room is None
         else f"Next: vllm serve {base} --enable-lora --max-lora-rank {room} --lora-modules mix={target}"
     )
+
+
+def merge(
+    parts: Annotated[list[str], typer.Argument(metavar="TASK[=GATE]…", help="language/grammar, or several with gates")],
+    target: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.")],
+    registry: RegistryOption = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model: folder or Hub id. Default: what the cards name.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Fold tasks' adapters into a copy of the base: a plain model of transformers, for programs that know no adapters.
+
+    What the tasks' adapters stand on is in it too.
+    """
+    if target.exists() or target.is_symlink():
+        raise InputError(f"A model is written into a new folder. Found something at {target}. Give another path.")
+    tasks = open_registry(registry)
+    route = _route([part if "=" in part else f"{part}=1" for part in parts])
+    folder = base or _base_of(tasks, route)
+
+    from adapterhub.model import RoutedModel
+
+    model = RoutedModel.from_pretrained(folder, tasks, router=Told(route.adapters[0]))
+    plain = model.merge(route)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as scratch:
+        made = Path(scratch) / "model"
+        plain.save_pretrained(made)
+        model.tokenizer.save_pretrained(made)
+        made.rename(target)
+    if json:
+        gates = [{"name": name, "gate": gate} for name, gate in zip(route.adapters, route.gates, strict=True)]
+        print_json({"folder": str(target), "base": folder, "adapters": gates})
+    else:
+        out.print(str(target), markup=False, soft_wrap=True)
+    hint(f"Its inputs are the card's prompt: {tasks[route.adapters[0]].prompt!r}")
+
+
+def _with_stacks(tasks: Registry, route: Route) -> dict[tuple[Path, str | None], float]:
+    """The gate of each adapter of a route and of those that they stand on, by folder and content hash."""
+    found: dict[tuple[Path, str | None], float] = {}
+    for name, gate in zip(route.adapters, route.gates, strict=True):
+        own = tasks.adapter_path(name)
+        assert own is not None
+        for key in ((own, tasks[name].sha256), *((one.folder, one.sha256) for one in tasks.below(name))):
+            found[key] = found.get(key, 0.0) + gate
+    return found
 
 
 def _route(parts: list[str]) -> Route:

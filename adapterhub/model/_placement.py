@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from adapterhub.adapter import sealed_stack
 from adapterhub.engine import Engine
 from adapterhub.model._fit import check_head
 from adapterhub.registry import Registry
@@ -83,16 +82,12 @@ class Placement:
         if key not in self._below:
             folder = self._registry.adapter_path(name)
             assert folder is not None, "routes name tasks with adapters only"
-            pinned = sealed_stack(folder)
-            below = [self._add(f"{other}@{sha256}", other, sha256) for other, sha256 in pinned.items()]
+            below = {f"{one.name}@{one.sha256}": one for one in self._registry.below(name)}
+            for lower, one in below.items():
+                self._added(lower, one.folder, one.sha256)
             self._added(key, folder, task.sha256)
             self._below[key] = tuple(below)
         return (key, *self._below[key])
-
-    def _add(self, key: str, name: str, sha256: str) -> str:
-        if key not in self._folders:
-            self._added(key, self._registry.pinned_path(name, sha256), sha256)
-        return key
 
     def _added(self, key: str, folder: Path, sha256: str | None) -> None:
         if key not in self._folders:

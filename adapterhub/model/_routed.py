@@ -9,13 +9,14 @@ from typing import Any
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapterhub.encoder import Encoder, SentenceEncoder
 from adapterhub.engine import Engine
 from adapterhub.errors import InputError, TaskNotFoundError
 from adapterhub.model._answers import classified, entities, number, sequences
 from adapterhub.model._base import load_base, only_base
+from adapterhub.model._passes import passes
 from adapterhub.model._placement import Placement
 from adapterhub.model._prediction import Answer, Prediction, spoken
 from adapterhub.model._usage import UsageLog
@@ -164,7 +165,7 @@ class RoutedModel:
         self._placement.prefetch(routes)
         placed = [self._placement.place(route) for route in routes]
         answers: list[tuple[list[Answer], list[float]]] = [([], [])] * len(texts)
-        for rows in _passes(heads, num_predictions):
+        for rows in passes(heads, num_predictions):
             run = self._generate if heads[rows[0]].head == "generation" else self._read
             found = run([texts[i] for i in rows], [heads[i] for i in rows], [placed[i] for i in rows], num_predictions)
             for i, answer in zip(rows, found, strict=True):
@@ -192,6 +193,22 @@ class RoutedModel:
         """
         found = self._generate(list(texts), [task] * len(texts), [Route()] * len(texts), 1)
         return [Prediction(None, text, tuple(a), tuple(s), ()) for text, (a, s) in zip(texts, found, strict=True)]
+
+    def merge(self, route: Route) -> PreTrainedModel:
+        """A plain model of transformers with a route of tasks in its weights, for work that knows one route only.
+
+        What the tasks' adapters stand on is in it too; see `Engine.merge`.
+
+        Args:
+            route: Generating tasks and their gates.
+
+        Raises:
+            InputError: If a part of the route is not linear, or one of its tasks has a head of its own.
+            TaskNotFoundError: If a task is unknown, or has no adapter.
+        """
+        for name in route.adapters:
+            self._named(name)
+        return self.engine.merge(self._placement.place(route))
 
     def _routes(self, texts: Sequence[str], tasks: Sequence[str | None] | None) -> list[Route]:
         """The route of each text: the given task, or the router's choice."""
@@ -272,20 +289,6 @@ class RoutedModel:
             else:
                 found.append(entities(logits, task, text, prompt, self.tokenizer, last=self._last))
         return found
-
-
-def _passes(heads: Sequence[Task], count: int) -> list[list[int]]:
-    """The rows of a batch that run together: all that read, and all that generate.
-
-    Beams are scored when they end, so rows whose beams may be of different lengths do not share a pass; a greedy row is
-    cut at its own length afterwards.
-    """
-    passes: dict[tuple[bool, int], list[int]] = {}
-    for row, task in enumerate(heads):
-        generating = task.head == "generation"
-        length = task.max_new_tokens if generating and count > 1 else 0
-        passes.setdefault((generating, length), []).append(row)
-    return list(passes.values())
 
 
 def _check_k(k: int) -> None:

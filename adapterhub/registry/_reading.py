@@ -7,9 +7,10 @@ from pathlib import Path
 
 from adapterhub.catalog import Catalog, Scope, TaskVersion
 from adapterhub.errors import CardError, InputError, IntegrityError
+from adapterhub.registry._below import Below
 from adapterhub.registry._changes import find
 from adapterhub.registry._database import DatabaseStore
-from adapterhub.registry._files import is_local, versions_in
+from adapterhub.registry._files import is_local, stack_in, versions_in
 from adapterhub.registry._folder import FolderStore
 from adapterhub.registry._hub import resolve
 from adapterhub.registry._near import no_branch
@@ -178,6 +179,21 @@ class Reading:
                 f"{name}: its card names the adapter {task.adapter}. Found {there}. Restore the folder."
             )
         return folder
+
+    def below(self, name: str) -> tuple[Below, ...]:
+        """The adapters that a task's adapter stands on, in the versions that it was trained on, from the lowest up.
+
+        Args:
+            name: The task's name.
+
+        Raises:
+            TaskNotFoundError: If there is no such task.
+            IntegrityError: If one of them is no longer there.
+            HubError: If one cannot be pulled.
+        """
+        folder = self.adapter_path(name)
+        stack = {} if folder is None else stack_in(folder)
+        return tuple(Below(other, sha256, self.pinned_path(other, sha256)) for other, sha256 in stack.items())
 
     def pinned_path(self, name: str, sha256: str) -> Path:
         """The folder of the adapter of a task that has this content hash, be it the newest or an older version.

@@ -17,7 +17,8 @@ from transformers.pytorch_utils import Conv1D
 from adapterhub.adapter import BaseSignature
 from adapterhub.errors import InputError
 from adapterhub.methods import BottleneckConfig
-from adapterhub.training._stack import Below, lay_below
+from adapterhub.registry import Below
+from adapterhub.training._stack import lay_below
 
 __all__ = ["adapted", "adapter_config", "linear_targets", "memory_saving_layers", "norm_targets"]
 

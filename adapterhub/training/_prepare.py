@@ -15,13 +15,13 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from adapterhub.errors import InputError
+from adapterhub.registry import Below
 from adapterhub.task import Task
 from adapterhub.training._base import context_length, is_decoder, load_tokenizer
 from adapterhub.training._encode import Features, RowEncoder
 from adapterhub.training._examples import Example, check_rows, data_error
 from adapterhub.training._rows import DataSource, read_rows
 from adapterhub.training._split import sample, split, without
-from adapterhub.training._stack import Below
 
 __all__ = ["Prepared", "open_task", "prepare"]
 

@@ -3,36 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from peft import PeftConfig
 
-from adapterhub.adapter import BaseSignature, read_adapter, sealed_stack, stored_tensors
+from adapterhub.adapter import BaseSignature, read_adapter, stored_tensors
 from adapterhub.errors import InputError
+from adapterhub.registry import Below, Registry
 from adapterhub.task import Task
 
-if TYPE_CHECKING:
-    from adapterhub.registry import Registry
-
-__all__ = ["Below", "chain_of", "lay_below"]
-
-
-@dataclass(frozen=True)
-class Below:
-    """An adapter that another one stands on.
-
-    Args:
-        name: Its task.
-        sha256: Its content hash.
-        folder: Where it lies.
-    """
-
-    name: str
-    sha256: str
-    folder: Path
+__all__ = ["chain_of", "lay_below"]
 
 
 def chain_of(registry: Registry, task: Task) -> tuple[Below, ...]:
@@ -56,8 +37,7 @@ def chain_of(registry: Registry, task: Task) -> tuple[Below, ...]:
                 f"{task.name}: a stack is of adapters. Found {name}, which has none. Train it first: "
                 f"adapterhub train {name}"
             )
-        lower = [Below(n, s, registry.pinned_path(n, s)) for n, s in sealed_stack(folder).items()]
-        for below in [*lower, Below(name, sha256, folder)]:
+        for below in [*registry.below(name), Below(name, sha256, folder)]:
             known = found.setdefault(below.name, below)
             if known.sha256 != below.sha256:
                 raise InputError(

@@ -6,12 +6,13 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from accelerate import Accelerator
 
 from adapterhub.adapter import content_hash
 from adapterhub.errors import InputError
+from adapterhub.registry import Below, Registry
 from adapterhub.task import Task
 from adapterhub.training._base import Bases
 from adapterhub.training._deliver import Delivery
@@ -25,11 +26,8 @@ from adapterhub.training._run import Run
 from adapterhub.training._score import METRICS
 from adapterhub.training._session import Session
 from adapterhub.training._sharing import Sharing
-from adapterhub.training._stack import Below, chain_of
+from adapterhub.training._stack import chain_of
 from adapterhub.training._tie import start_of
-
-if TYPE_CHECKING:
-    from adapterhub.registry import Registry
 
 __all__ = ["Trainer"]
 

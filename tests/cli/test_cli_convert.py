@@ -1,4 +1,4 @@
-"""`convert` and `mix`: adapters made into plain LoRA folders."""
+"""`convert`, `mix` and `merge`: adapters made into plain LoRA folders, and into a plain model."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from cli_world import Command, fails, files
 from model_hub import BASE_ID, random_adapter
 from peft import LoHaConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapterhub.adapter import content_hash, describe_base, read_adapter
 from adapterhub.model import load_base
@@ -46,14 +47,84 @@ def test_a_mixture_is_the_sum_in_bare_peft(cli: Command, two: Path, tmp_path: Pa
     assert (done.code, done.out) == (0, "mixed\n"), done
     assert "vllm serve" in done.err
     assert "--max-lora-rank 8 " in done.err
-    model = load_base(two / "_base")[0]
-    signature, tasks = describe_base(model, BASE_ID), Registry(two)
-    for name, gate in (("words/colour", 0.75), ("words/shape", -0.5)):
-        for module, low in read_adapter(tasks.adapter_path(name), signature).modules.items():
-            model.base_model.get_submodule(module).weight.data += gate * low.up.T @ low.down
+    model = summed(two, {str(two / "words/colour/v1"): 0.75, str(two / "words/shape/v1"): -0.5})
     loaded = PeftModel.from_pretrained(load_base(two / "_base")[0], tmp_path / "mixed").eval()
     with torch.no_grad():
         assert torch.allclose(loaded(TOKENS).logits, model(TOKENS).logits, atol=1e-5)
+
+
+@pytest.fixture
+def standing(two: Path, tmp_path: Path) -> Path:
+    """`words/shape` stands on the group's adapter, which has a newer version by now."""
+    tasks = Registry(two)
+    card = replace(tasks["words/colour"], name="words", adapter=None, sha256=None)
+    group = tasks.add(card, random_adapter(two / "_base", "words/colour", tmp_path / "group", 23))
+    child = random_adapter(two / "_base", "words/colour", tmp_path / "child", 29)
+    seal = json.loads((child / "adapterhub.json").read_text())
+    seal |= {"format": 2, "stack": [{"task": "words", "sha256": group.sha256}]}
+    (child / "adapterhub.json").write_text(json.dumps(seal))
+    tasks.add(replace(card, name="words/shape", stack=("words",)), child, replace=True)
+    tasks.add(card, random_adapter(two / "_base", "words/colour", tmp_path / "newer", 31), replace=True)
+    return two
+
+
+def summed(place: Path, parts: dict[str, float]) -> torch.nn.Module:
+    """The base with a sum of PEFT folders in its weights, by the plain formula."""
+    model = load_base(place / "_base")[0]
+    signature = describe_base(model, BASE_ID)
+    for folder, gate in parts.items():
+        for module, low in read_adapter(Path(folder), signature).modules.items():
+            model.base_model.get_submodule(module).weight.data += gate * low.up.T @ low.down
+    return model
+
+
+def test_a_mixture_has_what_its_tasks_stand_on(cli: Command, standing: Path, tmp_path: Path) -> None:
+    done = cli("mix", "words/shape=0.5", "words/colour=0.25", "--out", "mixed", "-r", standing)
+    assert done.code == 0, done
+    parts = {"words/v1": 0.5, "words/shape/v2": 0.5, "words/colour/v1": 0.25}
+    model = summed(standing, {str(standing / folder): gate for folder, gate in parts.items()})
+    loaded = PeftModel.from_pretrained(load_base(standing / "_base")[0], tmp_path / "mixed").eval()
+    with torch.no_grad():
+        assert torch.allclose(loaded(TOKENS).logits, model(TOKENS).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (("words/colour",), {"words/colour/v1": 1.0}),
+        (("words/shape",), {"words/v1": 1.0, "words/shape/v2": 1.0}),
+        (("words/shape=0.5", "words/colour=0.25"), {"words/v1": 0.5, "words/shape/v2": 0.5, "words/colour/v1": 0.25}),
+    ],
+)
+def test_a_merged_model_is_a_plain_one(
+    cli: Command, standing: Path, tmp_path: Path, parts: tuple[str, ...], expected: dict[str, float]
+) -> None:
+    done = cli("merge", *parts, "--out", "made/plain", "-r", standing)
+    assert (done.code, done.out) == (0, "made/plain\n"), done
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "made/plain", dtype=torch.float32).eval()
+    model = summed(standing, {str(standing / folder): gate for folder, gate in expected.items()})
+    with torch.no_grad():
+        assert torch.allclose(loaded(TOKENS).logits, model(TOKENS).logits, atol=1e-5)
+    assert AutoTokenizer.from_pretrained(tmp_path / "made/plain")("one two")["input_ids"]
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["plain"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        (("words/mood",), "its own"),
+        (("words/color",), "Did you mean `words/colour`?"),
+        (("words/bare",), "Found none for words/bare"),
+        (("words/colour=x",), "Found words/colour=x"),
+    ],
+)
+def test_what_is_not_merged(cli: Command, two: Path, tmp_path: Path, parts: tuple[str, ...], said: str) -> None:
+    tasks = Registry(two)
+    tasks.add(replace(tasks["words/colour"], name="words/bare", adapter=None, sha256=None))
+    fails(cli("merge", *parts, "--out", "plain", "-r", two), said)
+    assert not list(tmp_path.glob("*plain*"))
+    (tmp_path / "plain").mkdir()
+    fails(cli("merge", "words/colour", "--out", "plain", "-r", two), "new folder")
 
 
 def test_a_mixture_in_json(cli: Command, two: Path, tmp_path: Path) -> None:

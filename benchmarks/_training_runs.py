@@ -20,7 +20,6 @@ LOOKS = 5  # evaluations of a run
 TARGET = 0.8  # of the `threshold` weighting, for every task
 BUFFER = 100  # rows that continual learning remembers in all
 PAIR = "pair"
-WHOLE, TWICE = ", on top", ", twice the steps"
 OWN = "own adapters"  # continual learning's default; the others share one
 KEEPS: Mapping[str, Mapping[str, float]] = {  # each way's λ; none is tuned, EWC's are two ends
     "shared, nothing kept": {},
@@ -61,8 +60,6 @@ class Job:
         steps: Steps a task; with a group half of them are the group's, each with a batch of every task.
         test_rows: Test rows a task at most.
         optimiser: Of the group's adapter and of the tasks'.
-        whole: Whether the group's steps come on top: as many as a task's own, which are as many as without a group; a
-            single task gets as many more of its own.
     """
 
     kind: str
@@ -73,14 +70,11 @@ class Job:
     steps: int
     test_rows: int
     optimiser: str = "adamw"
-    whole: bool = False
 
     @property
     def label(self) -> str:
         """What the tables call the method."""
-        optimiser = "" if self.optimiser == "adamw" else f", {self.optimiser}"
-        more = TWICE if self.method == BASELINE else WHOLE
-        return f"{self.method}{optimiser}{more if self.whole else ''}"
+        return self.method if self.optimiser == "adamw" else f"{self.method}, {self.optimiser}"
 
 
 def run(job: Job, data: Path) -> list[Record]:
@@ -100,8 +94,7 @@ def run(job: Job, data: Path) -> list[Record]:
 
 def _together(job: Job, tasks: Sequence[Given], registry: Registry) -> list[Record]:
     alone = job.method == BASELINE
-    own = (2 if job.whole else 1) * job.steps if alone else job.steps if job.whole else job.steps // 2
-    trainer = _trainer(job, tasks, registry, own)
+    trainer = _trainer(job, tasks, registry, job.steps if alone else job.steps // 2)
     data = {task.card.name: task.sample(job.examples, job.seed) for task in tasks}
     cards = {task.card.name: task.card for task in tasks}
     begin = time.process_time()

@@ -90,18 +90,19 @@ def guide_targets(outcomes: Sequence[Outcome], method: str, baseline: str = BASE
     ]
 
 
-def steps_table(outcomes: Sequence[Outcome]) -> list[Row]:
-    """A row for each way to spend steps, against the single-task adapter: the average gain and who is harmed."""
-    return [
-        {
-            "method": found.method,
-            "average gain over single task, points": _mean(found.average.value),
-            "95 % interval": _place(found.average.interval, 1.0),
-            "harmed": _harmed(found),
-        }
-        for found in summarise(outcomes)[0].summaries
-        if found.average is not None
-    ]
+def steps_table(outcomes: Mapping[int, Sequence[Outcome]]) -> list[Row]:
+    """A row for each method and number of steps: the mean over tasks in points, and its spread over seeds.
+
+    Args:
+        outcomes: By number of steps a task.
+    """
+    rows: list[Row] = []
+    for steps, held in sorted(outcomes.items()):
+        for method in sorted({one.method for one in held}):
+            mean = average_curve([one for one in held if one.method == method], method)
+            rows += [{"method": method, "steps a task": steps, "mean of all, points": _mean(value, sign="")}
+                     for value in mean.values()]  # fmt: skip
+    return rows
 
 
 def method_table(outcomes: Sequence[Outcome], baseline: str = BASELINE, reference: str = REFERENCE,

@@ -167,7 +167,7 @@ def _trainer(job: Job, tasks: Sequence[Given], registry: Registry, steps: int) -
 
 
 def _traces(job: Job, group: FitResult) -> list[Record]:
-    """What the group's run recorded on its way: losses, weights, conflicts, time of a step."""
+    """What the group's run recorded on its way: losses, weights, conflicts."""
     found: list[Record] = []
     for name, looks in group.tasks.items():
         steps = tuple(look.step for look in looks)
@@ -177,9 +177,9 @@ def _traces(job: Job, group: FitResult) -> list[Record]:
     for place, name in enumerate(group.tasks):
         if all(group.weights) and group.weights:
             found.append(Trace(job.label, job.seed, "weight", steps, tuple(w[place] for w in group.weights), name))
-    facts = {"step_seconds": group.seconds / group.steps}
-    if group.conflicts is not None:
-        facts |= dict(zip(("direction_conflict", "conflict"), group.conflicts, strict=True))
+    if group.conflicts is None:
+        return found
+    facts = dict(zip(("direction_conflict", "conflict"), group.conflicts, strict=True))
     return found + [Trace(job.label, job.seed, name, (group.steps,), (value,)) for name, value in facts.items()]
 
 

@@ -50,8 +50,8 @@ class Plan:
         families: Tasks that are trained together.
         seeds: Of the runs.
         examples: Training rows a task.
-        curve: Further numbers of examples, for the first family.
-        shorter: Fewer steps, for the first family.
+        fewer: Smaller numbers of them, for the first family.
+        short: Fewer steps, for the first family with all numbers of examples.
         steps: Steps a task.
         test_rows: Test rows a task at most.
     """
@@ -59,8 +59,8 @@ class Plan:
     families: tuple[Family, ...]
     seeds: tuple[int, ...]
     examples: int
-    curve: tuple[int, ...]
-    shorter: tuple[int, ...]
+    fewer: tuple[int, ...]
+    short: int
     steps: int
     test_rows: int
 
@@ -68,16 +68,16 @@ class Plan:
         """The runs."""
         both, first = (BASELINE, REFERENCE), self.families[0]
         found = [self._job(family, method) for family in self.families for method in both]
-        found += [replace(self._job(first, method), examples=size) for size in self.curve for method in both]
-        found += [replace(self._job(first, method), steps=steps) for steps in self.shorter for method in both]
+        found += [replace(self._job(first, method), examples=size, steps=self.short)
+                  for size in (*self.fewer, self.examples) for method in both]  # fmt: skip
         return [replace(job, seed=seed) for job in found for seed in self.seeds]
 
     def _job(self, family: Family, method: str) -> Job:
         return Job("together", family, method, 0, self.examples, self.steps, self.test_rows)
 
 
-SHORT = Plan((TWO,), (0,), 32, (), (10,), 20, 20)
-FULL = Plan((REPAIR, REWRITING, GUIDE), (0, 1, 2), 100, (), (80,), 300, 200)
+SHORT = Plan((TWO,), (0,), 32, (16,), 10, 20, 20)
+FULL = Plan((REPAIR, REWRITING, GUIDE), (0, 1, 2), 100, (25, 50), 80, 300, 200)
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
     notes: list[str] = []
     targets: list[Target] = []
     for family in plan.families:
-        outcomes = _on_the_same_steps(plan, found, family)
+        outcomes = of(together(found, family, plan.steps), Outcome)
         copies = _copies(plan, family, args.data)
         rows += [
             {"family": family.name, **row, "the input itself": copies.get(str(row["task"]), "–")}
@@ -98,12 +98,16 @@ def main() -> None:
         ]
         notes += [f"{family.name}: {note}" for note in guide_notes(outcomes, REFERENCE)]
         targets += [replace(each, name=f"{family.name}: {each.name}") for each in guide_targets(outcomes, REFERENCE)]
+    first = plan.families[0]
+    short = of(together(found, first, plan.short), Outcome)
     tables = {
-        f"Number of examples, `{plan.families[0].name}`": examples_table(_curve(plan, found)) if plan.curve else [],
-        f"Fewer steps, `{plan.families[0].name}`": steps_table(_by_steps(plan, found)) if plan.shorter else [],
-        "Size": size_table(_sizes(found, plan.families[0]), (1, 8, 64, 1000)),
-    }
-    tables = {title: table for title, table in tables.items() if table}
+        f"Number of examples, `{first.name}`, {plan.short} steps": examples_table(short),
+        f"Number of steps, `{first.name}`": steps_table({
+            plan.short: [one for one in short if one.examples == plan.examples],
+            plan.steps: of(together(found, first, plan.steps), Outcome),
+        }),
+        "Size": size_table(_sizes(found, first), (1, 8, 64, 1000)),
+    }  # fmt: skip
     save("training", QUESTION, rows, targets, (), folder=args.results, tables=tables, notes=notes)
     _plots(plan, found, args.results)
 
@@ -111,39 +115,21 @@ def main() -> None:
 def _plots(plan: Plan, found: Done, folder: Path) -> None:
     bars: list[Row] = []
     for family in plan.families:
-        outcomes = _on_the_same_steps(plan, found, family)
+        outcomes = of(together(found, family, plan.steps), Outcome)
         for gain in summarise(outcomes)[0].summaries[0].ledger.gains:
             scale = 100 / (ceiling_of(gain.measure.metric) or 100)
             place = gain.interval
             ends = (gain.gain, gain.gain) if place is None else (place.low, place.high)
             bars.append({"task": gain.measure.task, GAIN: Spread(scale * gain.gain, *(scale * end for end in ends))})
     plot(folder / "training.png", QUESTION, bars, (GAIN,))
-    if plan.curve:
-        plot_examples(folder / "training_examples.png", _curve(plan, found))
+    short = of(together(found, plan.families[0], plan.short), Outcome)
+    plot_examples(folder / "training_examples.png", short)
 
 
 def _copies(plan: Plan, family: Family, data: Path) -> dict[str, str]:
     """By task, what an answer that repeats the input reaches."""
     values = {task.card.name: copied(task) for task in read_family(data, family.name, family.tasks, plan.test_rows)}
     return {name: f"{value:.3f}" for name, value in values.items() if value is not None}
-
-
-def _by_steps(plan: Plan, found: Done) -> dict[int, list[Outcome]]:
-    runs = {steps: together(found, plan.families[0], steps) for steps in (*plan.shorter, plan.steps)}
-    return {steps: [one for one in of(held, Outcome) if one.examples == plan.examples] for steps, held in runs.items()}
-
-
-def _on_the_same_steps(plan: Plan, found: Done, family: Family) -> list[Outcome]:
-    return [one for one in _main_runs(plan, found, family) if one.method in (BASELINE, REFERENCE)]
-
-
-def _main_runs(plan: Plan, found: Done, family: Family) -> list[Outcome]:
-    return [one for one in of(together(found, family, plan.steps), Outcome) if one.examples == plan.examples]
-
-
-def _curve(plan: Plan, found: Done) -> list[Outcome]:
-    outcomes = of(together(found, plan.families[0], plan.steps), Outcome)
-    return [one for one in outcomes if one.method in (BASELINE, REFERENCE)]
 
 
 def _sizes(found: Done, family: Family) -> Sizes:

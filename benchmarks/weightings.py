@@ -25,6 +25,7 @@ QUESTION = "What do the weightings of tasks that share an adapter give, and what
 STATIC = ("static",)  # is the sum, unless weights are given
 OPTIMISERS = ("adaptive_momentum", "muon")  # also tried on the eight tasks, beside AdamW
 SURGERY = "upgrad"
+DRAWN = (REFERENCE, SURGERY, "mgda")  # losses of all of them would hide each other
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ def main() -> None:
     title = "A pair that conflicts: falls of the losses, 1 is solved"
     save("weightings", QUESTION, rows, _targets(pair), (), folder=args.results, tables={title: pair})
     if args.full:
-        plot_traces(args.results / "weightings_weights.png", of(eight, Trace), "weight")
-        plot_traces(args.results / "weightings_losses.png", of(eight, Trace), "validation_loss")
+        plot_traces(args.results / "weightings_weights.png", _moving(of(eight, Trace)), "weight")
+        shown = [one for one in of(eight, Trace) if one.method.partition(",")[0] in DRAWN]
+        plot_traces(args.results / "weightings_losses.png", shown, "validation_loss")
 
 
 def _targets(pair: Sequence[dict[str, object]]) -> list[Target]:
@@ -85,6 +87,13 @@ def _targets(pair: Sequence[dict[str, object]]) -> list[Target]:
     row = next(row for row in pair if str(row["weighting"]) == f"{SURGERY}, sgd")
     name = f"pair, {SURGERY}, sgd: steps whose update hurts a task, %"
     return [Target(name, float(str(row["steps whose update does"]).rstrip("%")), 0.0)]
+
+
+def _moving(traces: Sequence[Trace]) -> list[Trace]:
+    """Those of methods under which a weight changes on the way."""
+    weights = [one for one in traces if one.name == "weight"]
+    methods = {one.method for one in weights if len(set(one.values)) > 1}
+    return [one for one in weights if one.method in methods]
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def guide_notes(outcomes: Sequence[Outcome], method: str, baseline: str = BASELI
         drawn = (
             "rows drawn again, seeds by Student's t" if places[0].kind == "student" else "rows and seeds drawn again"
         )
-        notes.insert(1, f"intervals: paired bootstrap over {places[0].seeds} seeds and the test rows; {drawn}")
+        notes.insert(1, f"intervals: paired bootstrap over {_seeds(places[0].seeds)} and the test rows; {drawn}")
         notes.insert(2, f"{found.ledger.by_chance:.1f} tasks are expected to be flagged as harmed by chance alone")
     return notes
 
@@ -136,6 +136,10 @@ def method_table(outcomes: Sequence[Outcome], baseline: str = BASELINE, referenc
             "memory ÷ sum": NOTHING if cost is None or cost.peak_bytes is None else _mean(cost.peak_bytes, sign=""),
         })  # fmt: skip
     return rows
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count > 1 else ''}"
 
 
 def _harmed(found: MethodSummary) -> str:

@@ -14,7 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from adapterhub.adapter import content_hash
-from adapterhub.errors import IntegrityError
+from adapterhub.errors import IntegrityError, TaskNotFoundError
 from adapterhub.route import Route
 from adapterhub.task import Task
 
@@ -70,6 +70,25 @@ def test_a_route_to_a_child_runs_its_group_as_well(hub: Hub, tmp_path: Path) -> 
     answer = hub.model.predict(TEXT)
     assert answer["task"] == "words/mood"
     assert answer["adapters"] == [{"name": "words/mood", "gate": 1.0}, {"name": "words", "gate": 1.0}]
+
+
+def test_a_merged_model_has_what_its_tasks_stand_on(hub: Hub, tmp_path: Path) -> None:
+    card = replace(hub.registry["words/colour"], name="words/shade", stack=("words",), adapter=None, sha256=None)
+    folder = random_adapter(hub.base, "words/colour", tmp_path / "shade", 41)
+    hub.registry.add(card, stacked(folder, {"words": str(hub.registry["words"].sha256)}))
+    route = Route(("words/shade", "words/colour"), (0.75, 0.25))
+    ids = tokens(hub, TEXT)
+    placed = hub.model._placement.place(route)
+    assert len(placed.adapters) == 3
+    (expected,) = hub.model.engine.forward(ids["input_ids"], ids["attention_mask"], [placed])
+    plain = hub.model.merge(route)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(**ids).logits[0], expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(TaskNotFoundError):
+        hub.model.merge(Route.to("words/nothing"))
+    hub.registry.add(Task("words/bare", "Bare.", base_model="_base"))
+    with pytest.raises(TaskNotFoundError, match="needs an adapter to answer"):
+        hub.model.merge(Route.to("words/bare"))
 
 
 def test_siblings_of_a_mixture_share_their_group(hub: Hub) -> None:

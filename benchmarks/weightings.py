@@ -4,8 +4,8 @@ Each is the way in which the tasks of a group train the group's adapter (`benchm
 `single-task` is); the runs are shorter than there. All of them are also run on a pair that conflicts by construction
 (`_training_pair.py`), under three optimisers. The plain sum is always a row. A step's update hurts a task if it raises
 the task's loss to first order. One learning rate serves all optimisers; by root mean square Muon steps a fifth of it.
-Times are CPU times of one thread: of the group's steps, the tasks' own, and the looks at validation rows. Runs follow each
-other for hours, and the machine's pace may change by a tenth meanwhile: ratios that lie closer say nothing.
+Times are CPU times of one thread: of the group's steps, the tasks' own, and the looks at validation rows. Runs follow
+each other for hours, and the machine's pace may change by a tenth meanwhile: ratios that lie closer say nothing.
 """
 
 from collections.abc import Sequence

@@ -17,12 +17,13 @@ def plot_examples(path: Path, outcomes: Sequence[Outcome]) -> None:
     points = size_curve(outcomes)
     measures = sorted({one.measure for one in points})
     methods = sorted({one.method for one in points})
+    sizes = sorted({one.examples for one in points})
     figure, panels = _panels(len(measures) + 1)
     for axes, measure in zip(panels, measures, strict=False):
         for method in methods:
             held = [one for one in points if (one.measure, one.method) == (measure, method)]
             _line(axes, method, [p.examples for p in held], [p.value.mean for p in held], [p.value.sd for p in held])
-        axes.set_title(f"{measure.task}, {measure.metric}", fontsize=8, loc="left")
+        axes.set_title(f"{measure.task}\n{measure.metric}", fontsize=8, loc="left")
     for method in methods:
         curve = average_curve(outcomes, method)
         _line(panels[len(measures)], method, list(curve), [m.mean for m in curve.values()],
@@ -30,6 +31,8 @@ def plot_examples(path: Path, outcomes: Sequence[Outcome]) -> None:
     panels[len(measures)].set_title("mean of all tasks, points", fontsize=8, loc="left")
     for axes in panels[: len(measures) + 1]:
         axes.set_xscale("log")
+        axes.set_xticks(sizes, labels=[str(size) for size in sizes])
+        axes.minorticks_off()
         axes.set_xlabel("examples of a task", fontsize=7)
     _save(path, figure, panels, len(measures) + 1)
 

@@ -2,7 +2,7 @@
 
 from benchmarks._training_runs import Family
 
-__all__ = ["EXTRACTION", "GUIDE", "REPAIR", "REWRITING", "SHORT"]
+__all__ = ["GUIDE", "REPAIR", "REWRITING", "SHORT"]
 
 GUIDE = Family(
     "guide",
@@ -18,17 +18,6 @@ REWRITING = Family(
         "language/simplification", "sni/language/task111-asset-sentence-simplification",
         "sni/language/task1704-ljspeech-textmodification", "sni/language/task1364-hans-answer-generation",
         "sni/language/task674-google-wellformed-query-sentence-generation",
-    ),
-)  # fmt: skip
-EXTRACTION = Family(
-    "extraction",
-    (
-        "sni/language/task1452-location-entity-extraction-btc-corpus",
-        "sni/language/task1453-person-entity-extraction-btc-corpus",
-        "sni/language/task1479-organization-entity-extraction-btc-corpus",
-        "sni/language/task1481-gene-extraction-bc2gm-dataset", "sni/knowledge/task1411-dart-subject-identification",
-        "sni/knowledge/task1413-dart-object-identification", "sni/knowledge/task1518-limit-answer-generation",
-        "sni/language/task891-gap-coreference-resolution",
     ),
 )  # fmt: skip
 REPAIR = Family(  # sentences with one error each; of each of four phenomena the two paradigms with most rows

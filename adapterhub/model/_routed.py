@@ -203,11 +203,14 @@ class RoutedModel:
             route: Generating tasks and their gates.
 
         Raises:
-            InputError: If a part of the route is not linear, or one of its tasks has a head of its own.
+            InputError: If one of the tasks has a head of its own, or a part of the route is not linear.
             TaskNotFoundError: If a task is unknown, or has no adapter.
         """
         for name in route.adapters:
             self._named(name)
+        heads = [f"{n}: {self.registry[n].head}" for n in route.adapters if self.registry[n].head != "generation"]
+        if heads:
+            raise InputError(f"Tasks that generate merge into a plain model. Found {', '.join(heads)}. Leave them out.")
         return self.engine.merge(self._placement.place(route))
 
     def _routes(self, texts: Sequence[str], tasks: Sequence[str | None] | None) -> list[Route]:

@@ -112,7 +112,7 @@ def test_a_merged_model_is_a_plain_one(
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        (("words/mood",), "its own"),
+        (("words/colour", "words/mood"), "Found words/mood: classification. Leave them out."),
         (("words/color",), "Did you mean `words/colour`?"),
         (("words/bare",), "Found none for words/bare"),
         (("words/colour=x",), "Found words/colour=x"),

@@ -89,8 +89,8 @@ def continue_adapter(
     bases = run.bases()
     base = bases.load(one.path, one.task.head, one.labels, one.tokenizer.pad_token_id)
     signature = bases.signature(one.path, base)
-    for folder_of, content in ((start, sha256), *older.learned.values()):
-        read_adapter(folder_of, signature, sha256=content)  # strictly, before anything is trained
+    for version, content in ((start, sha256), *older.learned.values()):
+        read_adapter(version, signature, sha256=content)  # strictly, before anything is trained
     config = PeftConfig.from_pretrained(str(start))
     config.inference_mode, config.base_model_name_or_path = False, None
     settings = options.settings(steps_per_epoch(len(one.rows), options.batch_size))
